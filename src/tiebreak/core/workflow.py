@@ -159,6 +159,22 @@ class Cuts(_Frozen):
     critical: float
 
 
+class EventSource(_Frozen):
+    """One event about a ticket that a row of an imported file implies.
+
+    Files that hold a ticket and its end in one row say here what became known when: `known_at`
+    (a timestamp) and `when` (a condition) are expressions over all fields, after-the-fact and
+    outcome fields included. The event is there where `when` is true and `known_at` is not null;
+    it carries those outcome fields that `fields` names. A closed or acted event carries none
+    unless it names some.
+    """
+
+    kind: Literal["outcome", "closed", "acted"]
+    known_at: str
+    when: str | None = None
+    fields: tuple[Name, ...] = ()
+
+
 class Label(_Frozen):
     """What the model learns: an expression over outcome fields that is true for a bad end.
 
@@ -201,6 +217,7 @@ class Workflow(_Frozen):
     calendar: Calendar = Calendar()
     fields: tuple[Field, ...]
     outcome_fields: tuple[Field, ...] = ()
+    events: tuple[EventSource, ...] = ()
     entities: tuple[Entity, ...] = ()
     features: tuple[RowFeature | HistoryFeature, ...] = ()
     knobs: Knobs = Knobs()
