@@ -1,0 +1,114 @@
+"""Features of a ticket: row features by expression, history features from its context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+import polars as pl
+
+from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
+from tiebreak.core.history import HistoryPlan, ticket_scope
+from tiebreak.core.workflow import HistoryFeature, RowFeature, Workflow
+
+NUMERIC = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
+CATEGORICAL = frozenset({Type.TEXT})
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """An expression that could not be evaluated for some rows: where it stands, and why by row."""
+
+    where: str
+    codes: pl.Series  # String, null where all is well
+
+
+def evaluation_errors(frame: pl.DataFrame, failable: list[tuple[str, pl.Expr]]) -> list[RowError]:
+    """The errors of these expressions over the frame; empty when no row has one."""
+    if not failable:
+        return []
+    codes = frame.select(error.alias(str(i)) for i, (_, error) in enumerate(failable))
+    found: list[RowError] = []
+    for (where, _), series in zip(failable, codes.get_columns(), strict=True):
+        if series.null_count() == series.len():
+            continue
+        rows = series if series.len() == frame.height else series.new_from_index(0, frame.height)
+        found.append(RowError(where, rows))
+    return found
+
+
+class FeaturePlan:
+    """How the features of a workflow are computed; row features may use features before them.
+
+    Raises `ExpressionError` when an expression of a feature is mistaken.
+    """
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.history = HistoryPlan(workflow)
+        self.names = tuple(feature.name for feature in workflow.features)
+        base = ticket_scope(workflow)
+        symbols = {**base.symbols, **self.history.feature_symbols()}
+        self._stages: list[list[pl.Expr]] = [self.history.feature_columns()]
+        self._failable: list[tuple[str, pl.Expr]] = []
+        stage_of = dict.fromkeys(self.history.feature_symbols(), 0)
+        for feature in workflow.features:
+            if isinstance(feature, HistoryFeature):
+                continue
+            row = _compile(feature, Scope(symbols, workflow.calendar))
+            needs = [stage_of[name] for name in row.names if name in stage_of]
+            stage_of[feature.name] = stage = max(needs, default=-1) + 1
+            if stage == len(self._stages):
+                self._stages.append([])
+            self._stages[stage].append(row.value.alias(feature.name))
+            if row.error is not None:
+                self._failable.append((f"features.{feature.name}", row.error))
+            symbols[feature.name] = Symbol(row.type)
+        self.scope = Scope(symbols, workflow.calendar)
+
+    def columns(
+        self, tickets: pl.DataFrame, context: pl.DataFrame
+    ) -> tuple[pl.DataFrame, list[RowError]]:
+        """The tickets' columns, `as_of` and every feature, typed as expressions type them.
+
+        `tickets` holds the workflow's fields and `as_of`; `context` the Int64 context columns in
+        the same row order, absent columns meaning null. Any number of rows, also none.
+        """
+        frame = tickets.hstack(
+            [
+                context[name] if name in context.columns else _nulls(name, tickets.height)
+                for name in self.history.context_columns
+            ]
+        )
+        for stage in self._stages:
+            if stage:
+                frame = frame.with_columns(stage)
+        return frame, evaluation_errors(frame, self._failable)
+
+    def definitions(self) -> dict[str, str]:
+        """What each feature means, as canonical JSON: equal text, equal values."""
+        return {f.name: _definition(self.workflow, f) for f in self.workflow.features}
+
+    def kinds(self) -> dict[str, str]:
+        """`number` or `category` of each feature."""
+        return {
+            feature.name: feature.kind if isinstance(feature, RowFeature) else "number"
+            for feature in self.workflow.features
+        }
+
+
+def _compile(feature: RowFeature, scope: Scope) -> Expression:
+    expect = CATEGORICAL if feature.kind == "category" else NUMERIC
+    return compile_expression(feature.sql, scope, expect=expect)
+
+
+def _nulls(name: str, height: int) -> pl.Series:
+    return pl.Series(name, [None], dtype=pl.Int64).new_from_index(0, height).alias(name)
+
+
+def _definition(workflow: Workflow, feature: RowFeature | HistoryFeature) -> str:
+    content = feature.model_dump(mode="json", exclude={"description"})
+    if isinstance(feature, HistoryFeature):
+        keys = {entity.name: entity.key for entity in workflow.entities}
+        content["key"] = keys[feature.entity]
+    return orjson.dumps(content, option=orjson.OPT_SORT_KEYS).decode()

@@ -1,0 +1,127 @@
+"""Rules: every rule is evaluated for every ticket, always."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tiebreak.core.bands import Band
+from tiebreak.core.expressions import Expression, Scope, Type, compile_expression
+from tiebreak.core.features import RowError, evaluation_errors
+from tiebreak.core.workflow import Cuts, Rule, RuleSet
+
+NO_FLOOR = np.int8(Band.LOW)
+NO_CEILING = np.int8(Band.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class RulesVerdict:
+    """What the rules say of n tickets."""
+
+    fired: NDArray[np.bool_]  # (n, rules), in the order of the rule set
+    points: NDArray[np.int64]  # (n,)
+    band: NDArray[np.int8]  # (n,)
+    hard_floor: NDArray[np.int8]  # (n,), LOW where there is none
+    hard_ceiling: NDArray[np.int8]  # (n,), CRITICAL where there is none
+    escalates: NDArray[np.bool_]  # (n,)
+    errors: list[RowError]
+
+
+def cut(values: NDArray[Any], cuts: tuple[float, float, float]) -> NDArray[np.int8]:
+    """The band of each value: how many of the ascending cuts it reaches; NaN reaches none."""
+    return sum((values >= c).astype(np.int8) for c in cuts)  # type: ignore[return-value]
+
+
+class RulesPlan:
+    """The compiled rules. Raises `ExpressionError` when a condition is mistaken."""
+
+    def __init__(self, rules: RuleSet, scope: Scope, cuts: Cuts) -> None:
+        self.rules = rules.rules
+        self._cuts = (cuts.medium, cuts.high, cuts.critical)
+        boolean = frozenset({Type.BOOLEAN})
+        self._conditions = [compile_expression(r.when, scope, expect=boolean) for r in self.rules]
+        self._fires = [
+            _in_force(rule, condition).fill_null(value=False).alias(rule.id)
+            for rule, condition in zip(self.rules, self._conditions, strict=True)
+        ]
+        self._failable = [
+            (f"rules.{rule.id}", condition.error)
+            for rule, condition in zip(self.rules, self._conditions, strict=True)
+            if condition.error is not None
+        ]
+        self._points = np.array([rule.points for rule in self.rules], dtype=np.int64)
+        self._escalates = np.array([r.effect == "escalate" for r in self.rules], dtype=np.bool_)
+
+    def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
+        """The verdict on every row of a frame that holds fields, `as_of` and features."""
+        fired = self._fired(frame)
+        points = np.where(fired, self._points, 0).sum(axis=1, dtype=np.int64)
+        floor = self._bound(fired, "floor", NO_FLOOR)
+        ceiling = self._bound(fired, "ceiling", NO_CEILING)
+        band = np.maximum(np.minimum(cut(points, self._cuts), ceiling), floor)
+        return RulesVerdict(
+            fired=fired,
+            points=points,
+            band=band,
+            hard_floor=self._bound(fired, "floor", NO_FLOOR, is_hard=True),
+            hard_ceiling=self._bound(fired, "ceiling", NO_CEILING, is_hard=True),
+            escalates=(fired & self._escalates).any(axis=1),
+            errors=evaluation_errors(frame, self._failable),
+        )
+
+    def reasons(self, frame: pl.DataFrame, verdict: RulesVerdict) -> list[list[dict[str, Any]]]:
+        """The rules that fired for each ticket, with the values that made them fire."""
+        reasons: list[list[dict[str, Any]]] = [[] for _ in range(frame.height)]
+        columns: dict[str, list[Any]] = {}
+        for number, (rule, condition) in enumerate(zip(self.rules, self._conditions, strict=True)):
+            rows = np.flatnonzero(verdict.fired[:, number])
+            if not rows.size:
+                continue
+            names = sorted(condition.names)
+            for name in names:
+                if name not in columns:
+                    columns[name] = frame[name].to_list()
+            for row in rows.tolist():
+                values = {name: columns[name][row] for name in names}
+                reasons[row].append({"rule": rule.id, "values": values})
+        return reasons
+
+    def _fired(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
+        if not self._fires:
+            return np.zeros((frame.height, 0), dtype=np.bool_)
+        selected = frame.select(self._fires)
+        columns = [series.to_numpy() for series in selected.get_columns()]
+        return np.column_stack([np.broadcast_to(column, frame.height) for column in columns])
+
+    def _bound(
+        self, fired: NDArray[np.bool_], effect: str, nothing: np.int8, *, is_hard: bool = False
+    ) -> NDArray[np.int8]:
+        """The strictest floor or ceiling of the rules that fired, (n,)."""
+        chosen = [
+            i
+            for i, rule in enumerate(self.rules)
+            if rule.effect == effect and (rule.hard or not is_hard)
+        ]
+        if not chosen:
+            return np.full(fired.shape[0], nothing, dtype=np.int8)
+        bands = np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
+        bounds = np.where(fired[:, chosen], bands, nothing)
+        return bounds.max(axis=1) if effect == "floor" else bounds.min(axis=1)
+
+
+def _band(rule: Rule) -> Band:
+    assert rule.band is not None, rule.id
+    return Band.of(rule.band)
+
+
+def _in_force(rule: Rule, condition: Expression) -> pl.Expr:
+    fires = condition.value
+    if rule.valid_from is not None:
+        fires = fires & (pl.col("as_of") >= rule.valid_from)
+    if rule.valid_to is not None:
+        fires = fires & (pl.col("as_of") < rule.valid_to)
+    return fires
