@@ -79,10 +79,11 @@ def _score(frame: pl.DataFrame, policy: Policy) -> ModelVerdict | None:
         return None
     x = model.matrix(frame)
     margins = model.margins(x)
+    exact = margins.astype(np.float64)
     return ModelVerdict(
-        margin=margins.astype(np.float64),
+        margin=exact,
         score=model.scores(margins),
-        band=cut(margins, policy.margin_cuts),
+        band=cut(exact, policy.margin_cuts),
         contributions=model.contributions(x),
         base_value=model.base_value,
     )

@@ -31,9 +31,12 @@ class RulesVerdict:
     errors: list[RowError]
 
 
-def cut(values: NDArray[Any], cuts: tuple[float, float, float]) -> NDArray[np.int8]:
+def cut(
+    values: NDArray[np.int64] | NDArray[np.float64], cuts: tuple[float, float, float]
+) -> NDArray[np.int8]:
     """The band of each value: how many of the ascending cuts it reaches; NaN reaches none."""
-    return sum((values >= c).astype(np.int8) for c in cuts)  # type: ignore[return-value]
+    medium, high, critical = ((values >= edge).astype(np.int8) for edge in cuts)
+    return medium + high + critical
 
 
 class RulesPlan:
@@ -74,7 +77,7 @@ class RulesPlan:
         )
 
     def reasons(self, frame: pl.DataFrame, verdict: RulesVerdict) -> list[list[dict[str, Any]]]:
-        """The rules that fired for each ticket, with the values that made them fire."""
+        """The rules that fired for each ticket: id, effect, message and the values they read."""
         reasons: list[list[dict[str, Any]]] = [[] for _ in range(frame.height)]
         columns: dict[str, list[Any]] = {}
         for number, (rule, condition) in enumerate(zip(self.rules, self._conditions, strict=True)):
@@ -87,7 +90,14 @@ class RulesPlan:
                     columns[name] = frame[name].to_list()
             for row in rows.tolist():
                 values = {name: columns[name][row] for name in names}
-                reasons[row].append({"rule": rule.id, "values": values})
+                reasons[row].append(
+                    {
+                        "rule": rule.id,
+                        "effect": rule.effect,
+                        "message": rule.message,
+                        "values": values,
+                    }
+                )
         return reasons
 
     def _fired(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
