@@ -12,7 +12,7 @@ from tiebreak.core.bands import Band
 from tiebreak.core.rules import RulesVerdict
 from tiebreak.core.workflow import Knobs
 
-HASHES = 2.0**63
+HASHES = 2**63
 
 
 class Route(IntEnum):
@@ -90,7 +90,7 @@ def arbitrate(
 
     review_from = Band.of(knobs.review_from) if knobs.review_from else Band.CRITICAL + 1
     is_high = band >= review_from
-    is_sample = ticket_hash < knobs.audit_share * HASHES
+    is_sample = ticket_hash <= np.int64(round(knobs.audit_share * HASHES) - 1)
 
     reason = np.select(
         [rules.escalates, is_apart, is_uncertain, is_high, is_sample],

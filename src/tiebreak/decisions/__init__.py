@@ -1,0 +1,1 @@
+"""Serving decisions: gather, admit, decide, commit; recover, read and replay them."""

@@ -1,0 +1,80 @@
+"""The policy in production for each workflow, followed as release records appear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tiebreak.core.policy import Policy
+from tiebreak.core.tickets import Schema
+from tiebreak.errors import NotFound, Problem
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.release.records import ForgedRelease, Release, current
+from tiebreak.settings import Keyring
+from tiebreak.store.database import Database
+
+
+class NotInProduction(NotFound):
+    """The workflow has no policy in production."""
+
+    code = "not_in_production"
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """What decides a workflow's tickets now."""
+
+    release: Release
+    policy: Policy
+    schema: Schema
+    problem: Problem | None
+
+
+class ActivePolicies:
+    """Follows the release records; what cannot be trusted or loaded leaves the last good policy."""
+
+    def __init__(self, db: Database, library: PolicyLibrary, keyring: Keyring) -> None:
+        self._db = db
+        self._library = library
+        self._keyring = keyring
+        self._active: dict[str, Active] = {}
+        self._forged: dict[str, ForgedRelease] = {}
+
+    def get(self, workflow: str) -> Active:
+        """What is in production for this workflow. Raises `NotInProduction`."""
+        active = self._active.get(workflow)
+        if active is None:
+            raise NotInProduction(
+                f"The workflow {workflow!r} has no policy in production.",
+                hint=f"Install one: `tiebreak release install {workflow} --approved-by PERSON`.",
+                workflow=workflow,
+            )
+        return active
+
+    def workflows(self) -> tuple[str, ...]:
+        """The workflows that have a policy in production, sorted."""
+        return tuple(sorted(self._active))
+
+    async def refresh(self) -> None:
+        """Read the newest records; build what changed, and retry models that could not load."""
+        forged: dict[str, ForgedRelease] = {}
+        for workflow, release in (await current(self._db, self._keyring)).items():
+            if isinstance(release, ForgedRelease):
+                forged[workflow] = release
+                continue
+            now = self._active.get(workflow)
+            if now is None or now.release.seq != release.seq or now.problem is not None:
+                await self._install(release)
+        self._forged = forged
+
+    async def _install(self, release: Release) -> None:
+        loaded = await self._library.get(release.policy_hash)
+        schema = Schema(loaded.policy.workflow.fields)
+        self._active[release.workflow] = Active(release, loaded.policy, schema, loaded.problem)
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with what is in production."""
+        found = [active.problem for active in self._active.values() if active.problem is not None]
+        for workflow, error in sorted(self._forged.items()):
+            where = f"workflows.{workflow}.release"
+            found.append(Problem(where, error.code, error.message, error.hint))
+        return found

@@ -1,0 +1,183 @@
+"""The decision service: everything one serving process needs to answer tickets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.policy import Policy
+from tiebreak.core.tickets import Schema, Submission
+from tiebreak.decisions.active import Active, ActivePolicies
+from tiebreak.decisions.batcher import Batcher, Pending
+from tiebreak.decisions.serving import Serving
+from tiebreak.errors import Problem, TiebreakError, Unavailable
+from tiebreak.fingerprint import engine_fingerprint
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.settings import Keyring, Settings
+from tiebreak.store.database import Database
+
+log = structlog.get_logger()
+
+REFRESH_SECONDS = 0.5
+RECOVER_EVERY_SECONDS = 15.0
+RECOVER_AGE = timedelta(seconds=10)  # younger admissions are still being decided by someone
+
+
+class Starting(Unavailable):
+    """The service has not yet read what is in production."""
+
+    code = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one process takes on at once."""
+
+    queue_size: int = 1024
+    batch_max: int = 64
+
+
+class DecisionService:
+    """Decides tickets durably; one a process. `start` it, `decide`, then `drain`."""
+
+    def __init__(self, db: Database, settings: Settings, keyring: Keyring, limits: Limits) -> None:
+        self.db = db
+        keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
+        self.library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), keys)
+        self.active = ActivePolicies(db, self.library, keyring)
+        self._keyring = keyring
+        self._limits = limits
+        self._batchers: dict[str, Batcher] = {}
+        self._serving: Serving | None = None
+        self._trouble: Problem | None = None
+        self._recovered_at = 0.0
+        self._keeper: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls, settings: Settings, keyring: Keyring, limits: Limits | None = None
+    ) -> DecisionService:
+        """Start serving. A database that is away is no error: `problems` says so until it is back.
+
+        Tickets that were admitted and not decided before a crash are decided now.
+        """
+        api = settings.api
+        limits = limits or Limits(api.queue_size, api.batch_max)
+        service = cls(Database.of(settings), settings, keyring, limits)
+        await service._keep()
+        service._keeper = asyncio.create_task(service._keep_on())
+        return service
+
+    async def decide(self, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
+        """Decide one ticket; returns once the decision is durable.
+
+        Raises `Overloaded`, `NotInProduction`, `RevisionConflict`, `DatabaseUnavailable`.
+        """
+        pending = Pending(submission, actor)
+        self._batcher(workflow).submit(pending)
+        return await pending.answer
+
+    def schema(self, workflow: str) -> Schema:
+        """The schema of the workflow's policy in production. Raises `NotInProduction`."""
+        return self._get(workflow).schema
+
+    def policy(self, workflow: str) -> Policy:
+        """The workflow's policy in production. Raises `NotInProduction`."""
+        return self._get(workflow).policy
+
+    def workflows(self) -> tuple[str, ...]:
+        """The workflows with a policy in production."""
+        return self.active.workflows()
+
+    @property
+    def waiting(self) -> int:
+        """How many submissions wait to be admitted."""
+        return sum(batcher.waiting for batcher in self._batchers.values())
+
+    def problems(self) -> list[Problem]:
+        """All that keeps the service from deciding, or from deciding with its model."""
+        found = [] if self._trouble is None else [self._trouble]
+        if self._serving is not None and not self.active.workflows():
+            hint = "Load a workflow, train, and install a policy; or run `tiebreak demo`."
+            found.append(Problem("workflows", "none_in_production", "Nothing to decide by.", hint))
+        return found + self.active.problems()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether tickets can be decided now, if only by rules."""
+        return self._trouble is None and bool(self.active.workflows())
+
+    async def drain(self) -> None:
+        """Refuse new tickets, answer the waiting ones, then close."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await asyncio.gather(*(batcher.drain() for batcher in self._batchers.values()))
+        if self._serving is not None:
+            self._serving.close()
+        await self.db.close()
+
+    def _get(self, workflow: str) -> Active:
+        if self._serving is None:
+            reason = "" if self._trouble is None else self._trouble.message
+            raise Starting(reason or None, hint="Send it again; see /readyz.")
+        return self.active.get(workflow)
+
+    def _batcher(self, workflow: str) -> Batcher:
+        self._get(workflow)
+        batcher = self._batchers.get(workflow)
+        if batcher is None:
+            serving = self._serving
+            assert serving is not None
+            batcher = self._batchers[workflow] = Batcher(
+                lambda batch: serving.admit(workflow, batch),
+                queue_size=self._limits.queue_size,
+                batch_max=self._limits.batch_max,
+            )
+        return batcher
+
+    async def _keep_on(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self._keep()
+
+    async def _keep(self) -> None:
+        """Follow the release records, and finish what a crash left undecided."""
+        try:
+            await self.active.refresh()
+            if self._serving is None:
+                self._serving = await self._open()
+            await self._recover(self._serving)
+        except TiebreakError as error:
+            if self._trouble is None or self._trouble.code != error.code:
+                log.warning("service_trouble", code=error.code, reason=error.message)
+            self._trouble = Problem("service", error.code, error.message, error.hint)
+        else:
+            self._trouble = None
+
+    async def _open(self) -> Serving:
+        lanes = (
+            await Lane.open(self.db, "admission", self._keyring),
+            await Lane.open(self.db, "decision", self._keyring),
+        )
+        return Serving(self.db, self._keyring, self.active, lanes, engine_fingerprint().hash)
+
+    async def _recover(self, serving: Serving) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._recovered_at and now - self._recovered_at < RECOVER_EVERY_SECONDS:
+            return
+        before = datetime.now(UTC) - (RECOVER_AGE if self._recovered_at else timedelta(0))
+        for workflow in self.active.workflows():
+            count = await serving.recover(workflow, before=before)
+            if count:
+                log.info("recovered", workflow=workflow, decisions=count)
+        self._recovered_at = now

@@ -1,0 +1,170 @@
+"""Admit, decide, commit: the way of a batch, and of tickets admitted but not yet decided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.core.tickets import Schema
+from tiebreak.decisions.active import Active, ActivePolicies
+from tiebreak.decisions.answers import answer
+from tiebreak.decisions.batcher import Batch, Pending, Settle
+from tiebreak.decisions.rows import Row, StoredTicket, decide_stored, decision_rows
+from tiebreak.errors import NotFound
+from tiebreak.settings import Keyring
+from tiebreak.store import admission, commit, reading
+from tiebreak.store.database import Database
+
+log = structlog.get_logger()
+
+FIRST = 1  # the ordinal of the decision that answers a submission
+POLLS_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class ErasedTicket(NotFound):
+    """The ticket was erased; it cannot be decided."""
+
+    code = "erased_ticket"
+
+
+class Serving:
+    """One worker's hands on core and store: two lanes, one thread that decides."""
+
+    def __init__(
+        self,
+        db: Database,
+        keyring: Keyring,
+        active: ActivePolicies,
+        lanes: tuple[Lane, Lane],
+        fingerprint: str,
+    ) -> None:
+        self._db = db
+        self._keyring = keyring
+        self._active = active
+        self._admission_lane, self._decision_lane = lanes
+        self._fingerprint = fingerprint
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decide")
+
+    def close(self) -> None:
+        """End the deciding thread."""
+        self._thread.shutdown(wait=True)
+
+    async def admit(self, workflow: str, batch: Batch) -> Settle:
+        """Admit a batch in one short transaction; the rest happens when it is settled."""
+        active = self._active.get(workflow)
+        async with self._admission_lane.unit() as unit:
+            admitted = await admission.admit(
+                unit,
+                workflow,
+                active.policy.features_plan.history,
+                active.schema,
+                [pending.submission for pending in batch],
+                actors=[pending.actor for pending in batch],
+                received_at=[pending.received_at for pending in batch],
+                keyring=self._keyring,
+            )
+
+        async def settle() -> None:
+            await self._settle(active, batch, admitted)
+
+        return settle
+
+    async def _settle(
+        self, active: Active, batch: Batch, admitted: admission.Admission
+    ) -> None:
+        fresh: dict[int, list[Pending]] = {}
+        earlier: list[tuple[Pending, admission.Existing]] = []
+        for pending, result in zip(batch, admitted.results, strict=True):
+            match result:
+                case admission.Admitted():
+                    fresh.setdefault(result.index, []).append(pending)
+                case admission.Existing():
+                    earlier.append((pending, result))
+                case admission.RevisionConflict():
+                    pending.fail(result)
+        if admitted.tickets:
+            tickets = [StoredTicket.from_row(row, active.schema) for row in admitted.tickets]
+            rows = await self.decide(active, tickets)
+            for index, row in enumerate(rows):
+                told = self.told(active, row)
+                for pending in fresh[index]:
+                    pending.settle(told)
+        for pending, existing in earlier:
+            pending.settle(await self._existing(active, pending, existing.revision))
+
+    async def decide(
+        self, active: Active, tickets: Sequence[StoredTicket], ordinals: Sequence[int] | None = None
+    ) -> list[Row]:
+        """Decide stored tickets and commit; the rows as stored, a rival's where it was first."""
+        loop = asyncio.get_running_loop()
+        ordinals = ordinals or [FIRST] * len(tickets)
+        rows = await loop.run_in_executor(self._thread, self._rows, active, tickets, ordinals)
+        async with self._decision_lane.unit() as unit:
+            return await commit.commit(unit, rows)
+
+    def _rows(
+        self, active: Active, tickets: Sequence[StoredTicket], ordinals: Sequence[int]
+    ) -> list[Row]:
+        try:
+            decisions = decide_stored(tickets, active.schema, active.policy)
+        except Exception:
+            if active.policy.model is None:
+                raise
+            # Availability: whatever a model does, the rules still decide, and the row says so.
+            log.exception("model_failed", workflow=active.release.workflow)
+            decisions = decide_stored(tickets, active.schema, active.policy.rules_alone())
+        return decision_rows(
+            tickets,
+            decisions,
+            ordinals=ordinals,
+            decided_at=datetime.now(UTC),
+            fingerprint=self._fingerprint,
+        )
+
+    async def _existing(self, active: Active, pending: Pending, revision: int) -> dict[str, Any]:
+        """The answer already given; an admission that nobody finishes is finished here."""
+        key = (active.release.workflow, pending.submission.ticket_id, revision)
+        for seconds in POLLS_SECONDS:
+            await asyncio.sleep(seconds)
+            row = await reading.first_decision(self._db, *key)
+            if row is not None:
+                return self.told(active, row)
+        stored = await reading.ticket(self._db, *key)
+        if stored is None or stored["content"] is None:
+            raise ErasedTicket(ticket_id=key[1], revision=revision)
+        ticket = StoredTicket.from_row(stored, active.schema)
+        return self.told(active, (await self.decide(active, [ticket]))[0])
+
+    async def recover(self, workflow: str, *, before: datetime, limit: int = 512) -> int:
+        """Decide tickets that were admitted before this time and never decided; how many."""
+        active = self._active.get(workflow)
+        rows = await reading.undecided(self._db, workflow, before=before, limit=limit)
+        tickets = [
+            StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
+        ]
+        if tickets:
+            await self.decide(active, tickets)
+        if len(rows) < limit:
+            async with self._admission_lane.unit() as unit:
+                await commit.advance_decided_through(unit, workflow, before)
+        return len(tickets)
+
+    def told(self, active: Active, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer for a row decided by the policy in production or by an earlier one."""
+        return answer(row, self.feature_names(active, row))
+
+    @staticmethod
+    def feature_names(active: Active, row: Mapping[str, Any]) -> list[str] | None:
+        """The features of the decision's model when it is the one in production."""
+        model = active.policy.model
+        if model is None or row["policy_hash"] != active.policy.hash:
+            return None
+        return [feature.name for feature in model.features]
+
+

@@ -1,0 +1,141 @@
+"""Policies ready to decide, built from stored versions and signed bundles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, fields
+
+from sqlalchemy import Column, select
+
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.format import open_bundle
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.model import Model
+from tiebreak.core.policy import Policy, PolicyParts
+from tiebreak.core.workflow import RuleSet, Workflow
+from tiebreak.errors import NotFound, Problem, TiebreakError
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+
+KEPT = 8  # compiled policies kept in memory
+
+
+class UnknownPolicy(NotFound):
+    """No policy with this hash is stored."""
+
+    code = "unknown_policy"
+
+
+class UnknownVersion(NotFound):
+    """A version that the policy names is not stored."""
+
+    code = "unknown_version"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy, and what is wrong with its model when it decides by rules alone."""
+
+    policy: Policy
+    problem: Problem | None = None
+
+
+class PolicyLibrary:
+    """Builds policies and keeps the newest few; one a process."""
+
+    def __init__(self, db: Database, artifacts: ArtifactStore, keys: BundleKeys) -> None:
+        self._db = db
+        self._artifacts = artifacts
+        self._keys = keys
+        self._kept: OrderedDict[str, Policy] = OrderedDict()
+
+    async def get(self, policy_hash: str) -> LoadedPolicy:
+        """The policy with this hash. Raises `UnknownPolicy`."""
+        if policy_hash in self._kept:
+            self._kept.move_to_end(policy_hash)
+            return LoadedPolicy(self._kept[policy_hash])
+        return await self.build(await self._parts(policy_hash))
+
+    async def build(self, parts: PolicyParts) -> LoadedPolicy:
+        """Build a policy from its parts; a bundle that may not be loaded leaves rules alone.
+
+        Raises `UnknownVersion` when a named version is not stored.
+        """
+        versions = tables.workflow_versions
+        config = await self._text(versions.c.config, versions.c.workflow_version, parts)
+        rules = await self._text(versions.c.rules, versions.c.rules_version, parts)
+        model, problem = await asyncio.to_thread(self._model, parts)
+        loaded = await asyncio.to_thread(_build, parts, config, rules, model, problem)
+        if loaded.problem is None:
+            self._kept[loaded.policy.hash] = loaded.policy
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return loaded
+
+    async def _parts(self, policy_hash: str) -> PolicyParts:
+        query = select(tables.policies).where(tables.policies.c.policy_hash == policy_hash)
+        async with self._db.read() as conn:
+            row = (await conn.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise UnknownPolicy(policy_hash=policy_hash)
+        return PolicyParts(**{f.name: row[f.name] for f in fields(PolicyParts)})
+
+    async def _text(self, content: Column[str], version: Column[str], parts: PolicyParts) -> str:
+        wanted = getattr(parts, version.name)
+        table = tables.workflow_versions
+        query = (
+            select(content)
+            .where(table.c.workflow == parts.workflow, version == wanted)
+            .order_by(table.c.ordinal)
+            .limit(1)
+        )
+        async with self._db.read() as conn:
+            text = (await conn.execute(query)).scalar_one_or_none()
+        if text is None:
+            raise UnknownVersion(workflow=parts.workflow, version=wanted)
+        return text
+
+    def _model(self, parts: PolicyParts) -> tuple[Model | None, Problem | None]:
+        digest = parts.bundle_digest
+        if digest is None:
+            return None, None
+        try:
+            data = self._artifacts.read_bundle(digest)
+            model = Model.load(open_bundle(data, self._keys, expect_digest=digest), digest)
+            model.warm()
+        except TiebreakError as error:
+            return None, _problem(parts, error)
+        return model, None
+
+
+def _problem(parts: PolicyParts, error: TiebreakError) -> Problem:
+    return Problem(
+        where=f"workflows.{parts.workflow}.model",
+        code=error.code,
+        message=f"Model bundle {parts.bundle_digest} is not in service: {error.message}",
+        hint=error.hint or "Rules decide alone until the signed bundle is back in its place.",
+    )
+
+
+def _build(
+    parts: PolicyParts, config: str, rules: str, model: Model | None, problem: Problem | None
+) -> LoadedPolicy:
+    workflow, rule_set = Workflow.model_validate_json(config), RuleSet.model_validate_json(rules)
+
+    def build(with_model: Model | None) -> Policy:
+        return Policy.build(
+            workflow,
+            rule_set,
+            model=with_model,
+            bundle_digest=parts.bundle_digest,
+            tiebreak_version=parts.tiebreak_version,
+            history_generation=parts.history_generation,
+        )
+
+    try:
+        return LoadedPolicy(build(model), problem)
+    except TiebreakError as error:
+        if model is None:
+            raise
+        return LoadedPolicy(build(None), _problem(parts, error))

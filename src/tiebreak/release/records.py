@@ -1,0 +1,132 @@
+"""Release records: the audited, MACed word on which policy, and so which bundle, is in production."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from tiebreak.audit.journal import entry
+from tiebreak.audit.lanes import Lane
+from tiebreak.audit.seals import canonical
+from tiebreak.core.policy import PolicyParts
+from tiebreak.errors import IntegrityFailure, NotAllowed
+from tiebreak.settings import Keyring
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+
+MACED = ("workflow", "seq", "policy_hash", "bundle_digest", "author", "approver", "reason")
+
+
+class ForgedRelease(IntegrityFailure):
+    """The newest release record does not carry the MAC of any seal key."""
+
+    code = "forged_release"
+
+
+class SameAuthorAndApprover(NotAllowed):
+    """A policy needs an approver who is not its author."""
+
+    code = "four_eyes"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The newest release record of a workflow."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    bundle_digest: str | None
+    author: str
+    approver: str
+    reason: str
+    created_at: datetime
+
+
+async def install(
+    lane: Lane,
+    keyring: Keyring,
+    parts: PolicyParts,
+    *,
+    author: str,
+    approver: str,
+    reason: str,
+) -> Release:
+    """Put a policy into production by a new release record; both persons must be known.
+
+    Raises `SameAuthorAndApprover`; the database refuses it too.
+    """
+    if author == approver:
+        raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=author)
+    now = datetime.now(UTC)
+    async with lane.unit() as unit:
+        await unit.conn.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('release:' || $1, 0))", parts.workflow
+        )
+        seq = await unit.conn.fetchval(
+            "SELECT coalesce(max(seq), 0) + 1 FROM release_records WHERE workflow = $1",
+            parts.workflow,
+        )
+        is_known = await unit.conn.fetchval(
+            "SELECT EXISTS (SELECT FROM policies WHERE policy_hash = $1)", parts.hash
+        )
+        if not is_known:
+            policy = {"policy_hash": parts.hash, **asdict(parts)}
+            unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
+        row: dict[str, Any] = {
+            "workflow": parts.workflow,
+            "seq": seq,
+            "policy_hash": parts.hash,
+            "bundle_digest": parts.bundle_digest,
+            "author": author,
+            "approver": approver,
+            "reason": reason,
+            "created_at": now,
+        }
+        row["mac"] = _mac(row, keyring.seal_keys[keyring.seal_key_id])
+        unit.add(tables.release_records, [row])
+        detail = {"seq": seq, "bundle_digest": parts.bundle_digest, "reason": reason}
+        subject = f"{parts.workflow}/{parts.hash}"
+        unit.add(
+            tables.system_audit,
+            [entry(author, "release.installed", subject, detail | {"approver": approver})],
+        )
+    return _release(row)
+
+
+async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedRelease]:
+    """The newest record of every workflow, or what is wrong with it."""
+    table = tables.release_records
+    query = (
+        select(table)
+        .distinct(table.c.workflow)
+        .order_by(table.c.workflow, table.c.seq.desc())
+    )
+    async with db.read() as conn:
+        rows = (await conn.execute(query)).mappings().all()
+    return {row["workflow"]: _checked(row, keyring) for row in rows}
+
+
+def _checked(row: Mapping[str, Any], keyring: Keyring) -> Release | ForgedRelease:
+    if any(hmac.compare_digest(row["mac"], _mac(row, k)) for k in keyring.seal_keys.values()):
+        return _release(row)
+    return ForgedRelease(
+        hint="Find who wrote it with `tiebreak audit verify`, then install a policy anew.",
+        workflow=row["workflow"],
+        seq=row["seq"],
+    )
+
+
+def _mac(row: Mapping[str, Any], key: bytes) -> bytes:
+    covered = {name: row[name] for name in (*MACED, "created_at")}
+    return hmac.new(key, b"tiebreak.release\0" + canonical(covered), hashlib.sha256).digest()
+
+
+def _release(row: Mapping[str, Any]) -> Release:
+    return Release(**{name: row[name] for name in Release.__slots__})
