@@ -78,7 +78,7 @@ async def install(
         )
         if not is_known:
             policy = {"policy_hash": parts.hash, **asdict(parts)}
-            unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
+            await unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
         row: dict[str, Any] = {
             "workflow": parts.workflow,
             "seq": seq,
@@ -90,10 +90,10 @@ async def install(
             "created_at": now,
         }
         row["mac"] = _mac(row, keyring.seal_keys[keyring.seal_key_id])
-        unit.add(tables.release_records, [row])
+        await unit.add(tables.release_records, [row])
         detail = {"seq": seq, "bundle_digest": parts.bundle_digest, "reason": reason}
         subject = f"{parts.workflow}/{parts.hash}"
-        unit.add(
+        await unit.add(
             tables.system_audit,
             [entry(author, "release.installed", subject, detail | {"approver": approver})],
         )
