@@ -10,8 +10,9 @@ import orjson
 
 from tiebreak.core.bands import Band
 from tiebreak.core.policy import Policy
+from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
-from tiebreak.decisions.rows import StoredTicket, columns, contributions_of
+from tiebreak.decisions.rows import contributions_of
 
 Answer = dict[str, Any]
 TOP_CONTRIBUTIONS = 5

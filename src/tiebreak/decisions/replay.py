@@ -12,8 +12,9 @@ from operator import itemgetter
 from typing import Any
 
 from tiebreak.core.policy import Policy
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import Schema
-from tiebreak.decisions.rows import Row, StoredTicket, decide_stored, decision_rows
+from tiebreak.decisions.rows import Row, decide_stored, decision_rows
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release.policies import LoadedPolicy, PolicyLibrary

@@ -1,66 +1,23 @@
-"""Between the core's columns and the store's rows: stored tickets in, decision rows out."""
+"""From stored tickets through the core to the rows of `decisions`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 
 from tiebreak.core.arbitrate import Route, RouteReason
 from tiebreak.core.bands import Band
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.policy import Policy
+from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
 from tiebreak.store.decision_ids import decision_id
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTicket:
-    """A ticket revision as it is decided: what admission stored, at full precision."""
-
-    workflow: str
-    ticket_id: str
-    revision: int
-    as_of: datetime
-    ticket_hash: int
-    values: Mapping[str, Any]
-    context: Mapping[str, int]
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any], schema: Schema) -> StoredTicket:
-        """Read a row of `tickets` whose content has not been erased."""
-        return cls(
-            workflow=row["workflow"],
-            ticket_id=row["ticket_id"],
-            revision=row["revision"],
-            as_of=row["as_of"],
-            ticket_hash=row["ticket_hash"],
-            values=schema.load(row["content"].encode()),
-            context=orjson.loads(row["context"]),
-        )
-
-
-def columns(
-    tickets: Sequence[StoredTicket], schema: Schema, context_columns: Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tickets and their context as the core takes them."""
-    as_of = pl.Series("as_of", [t.as_of for t in tickets], dtype=pl.Datetime("us", "UTC"))
-    hashes = pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64)
-    frame = schema.frame([dict(t.values) for t in tickets]).with_columns(as_of, hashes)
-    context = pl.DataFrame(
-        [
-            pl.Series(name, [t.context.get(name) for t in tickets], dtype=pl.Int64)
-            for name in context_columns
-        ]
-    )
-    return frame, context
 
 
 def decide_stored(tickets: Sequence[StoredTicket], schema: Schema, policy: Policy) -> Decisions:

@@ -11,11 +11,12 @@ from typing import Any
 import structlog
 
 from tiebreak.audit.lanes import Lane
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import Schema
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending, Settle
-from tiebreak.decisions.rows import Row, StoredTicket, decide_stored, decision_rows
+from tiebreak.decisions.rows import Row, decide_stored, decision_rows
 from tiebreak.errors import NotFound
 from tiebreak.settings import Keyring
 from tiebreak.store import admission, commit, reading
