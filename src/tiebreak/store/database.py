@@ -1,0 +1,120 @@
+"""The way to Postgres: one asyncpg pool for the hot path, one SQLAlchemy engine for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tiebreak.errors import Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+_CONNECTION_FAILURES: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InternalClientError,
+)
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer."""
+
+    code = "database_unavailable"
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    """Whether this error means that the server is away, rather than that a statement is wrong."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or (
+            error.orig is not None and is_connection_failure(error.orig)
+        )
+    if isinstance(error, _CONNECTION_FAILURES):
+        return True
+    if isinstance(error, asyncpg.InterfaceError):
+        return "closed" in str(error) or "closing" in str(error)
+    cause = error.__cause__
+    return cause is not None and is_connection_failure(cause)
+
+
+def engine_for(url: str, pool_size: int | None = None) -> AsyncEngine:
+    """An engine over asyncpg for a plain `postgresql://` address; without a size, without a pool.
+
+    The address goes to asyncpg as it is, so that both ways in accept the same addresses.
+    """
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    if pool_size is None:
+        return create_async_engine(
+            "postgresql+asyncpg://", async_creator=connect, poolclass=NullPool
+        )
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, pool_size=pool_size, pool_pre_ping=True
+    )
+
+
+class Database:
+    """An open database: `pool` for statements that count, `engine` for ordinary queries."""
+
+    def __init__(self, pool: asyncpg.Pool, engine: AsyncEngine) -> None:
+        self.pool = pool
+        self.engine = engine
+
+    @classmethod
+    async def open(cls, url: str, pool_size: int = 10) -> Database:
+        """Open the pools; they connect when they are first used, so a server may be away now."""
+        pool = await asyncpg.create_pool(
+            url, min_size=0, max_size=pool_size, timeout=CONNECT_TIMEOUT_SECONDS
+        )
+        return cls(pool, engine_for(url, pool_size))
+
+    async def close(self, timeout_seconds: float = 5) -> None:
+        """Close both pools; connections still in use after the timeout are cut."""
+        try:
+            await asyncio.wait_for(self.pool.close(), timeout_seconds)
+        except TimeoutError:
+            self.pool.terminate()
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[PoolConnectionProxy]:
+        """A connection of the pool; raises DatabaseUnavailable when the server is away."""
+        try:
+            async with self.pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+                yield connection
+        except Exception as error:
+            if is_connection_failure(error):
+                raise DatabaseUnavailable from error
+            raise
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[AsyncConnection]:
+        """A read-only transaction; raises DatabaseUnavailable when the server is away."""
+        try:
+            async with self.engine.connect() as connection:
+                yield await connection.execution_options(postgresql_readonly=True)
+        except Exception as error:
+            if is_connection_failure(error):
+                raise DatabaseUnavailable from error
+            raise
+
+    async def check(self) -> None:
+        """Ask the server for a sign of life; raises DatabaseUnavailable."""
+        async with self.connection() as connection:
+            await connection.execute("SELECT 1")

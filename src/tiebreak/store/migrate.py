@@ -1,0 +1,152 @@
+"""The schema's versions: bring a database to the newest one, and compare it with the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, Connection, Inspector, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tiebreak.errors import Unavailable
+from tiebreak.store import roles
+from tiebreak.store.database import engine_for
+from tiebreak.store.partitions import PARTITIONED
+from tiebreak.store.tables import metadata
+
+FOLDER = Path(__file__).parent / "migrations"
+_LOCK = 7305808869229538661  # any fixed number: two starts at once migrate one after the other
+
+
+class SchemaOutdated(Unavailable):
+    """The database's schema is not the one that this version of Tiebreak needs."""
+
+    code = "schema_outdated"
+
+
+async def upgrade(owner_url: str) -> str:
+    """Bring the database to the newest version and return it; nothing happens when it is there."""
+    engine = engine_for(owner_url)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            if await connection.run_sync(_current) != head():
+                raw = await connection.get_raw_connection()
+                assert raw.driver_connection is not None
+                await roles.ensure_groups(raw.driver_connection)
+                await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+    return head()
+
+
+async def check_current(connection: AsyncConnection) -> None:
+    """Raise SchemaOutdated unless the database has the newest version."""
+    found = await connection.run_sync(_current)
+    if found != head():
+        raise SchemaOutdated(
+            f"The database has schema version {found or 'none'}, this Tiebreak needs {head()}.",
+            hint="Run `tiebreak up`, which migrates, with the matching version of Tiebreak.",
+            found=found,
+            needed=head(),
+        )
+
+
+async def differences(owner_url: str) -> list[str]:
+    """How the database differs from the tables' metadata; empty when they are equal."""
+    engine = engine_for(owner_url)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_differences)
+    finally:
+        await engine.dispose()
+
+
+async def draft(owner_url: str, message: str) -> Path:
+    """Write a new version file with the changes that take the database to the metadata."""
+    engine = engine_for(owner_url)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_draft, message)
+    finally:
+        await engine.dispose()
+
+
+def head() -> str:
+    """The newest version that the migrations know."""
+    newest = ScriptDirectory(str(FOLDER)).get_current_head()
+    assert newest is not None
+    return newest
+
+
+def comparison_options() -> dict[str, Any]:
+    """What Alembic compares: the tables of the metadata; year partitions follow their parent."""
+
+    def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+        return kind != "table" or not (name or "").startswith(
+            tuple(f"{table}_y" for table in PARTITIONED)
+        )
+
+    return {
+        "target_metadata": metadata,
+        "compare_type": True,
+        "compare_server_default": True,
+        "include_name": is_ours,
+    }
+
+
+def _config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> None:
+    command.upgrade(_config(connection), "head")
+
+
+def _draft(connection: Connection, message: str) -> Path:
+    number = len(list((FOLDER / "versions").glob("[0-9]*.py"))) + 1
+    script = command.revision(
+        _config(connection), message, autogenerate=True, rev_id=f"{number:04d}"
+    )
+    assert script is not None
+    assert not isinstance(script, list)
+    return Path(script.path)
+
+
+def _differences(connection: Connection) -> list[str]:
+    options = comparison_options()
+    context = MigrationContext.configure(connection, opts=options)
+    found = [str(difference) for difference in compare_metadata(context, metadata)]
+    return found + _constraint_differences(inspect(connection))
+
+
+def _constraint_differences(inspector: Inspector) -> list[str]:
+    """What Alembic does not compare: check constraints by name, and primary keys."""
+    found: list[str] = []
+    present = set(inspector.get_table_names())
+    for table in metadata.sorted_tables:
+        if table.name not in present:
+            continue
+        checks = {str(check["name"]) for check in inspector.get_check_constraints(table.name)}
+        wanted = {
+            str(constraint.name)
+            for constraint in table.constraints
+            if isinstance(constraint, CheckConstraint)
+        }
+        if checks != wanted:
+            found.append(f"check constraints of {table.name}: {checks} instead of {wanted}")
+        keys = inspector.get_pk_constraint(table.name)["constrained_columns"]
+        if keys != [column.name for column in table.primary_key]:
+            found.append(f"primary key of {table.name}: {keys}")
+    return found
