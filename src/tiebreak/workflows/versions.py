@@ -1,0 +1,254 @@
+"""Stored versions of workflows: immutable, numbered, and each knob with its history."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from sqlalchemy import Select, select
+
+from tiebreak.audit.journal import entry
+from tiebreak.audit.lanes import Lane
+from tiebreak.core.suggestions import did_you_mean
+from tiebreak.core.workflow import Knobs, RuleSet, Workflow
+from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+from tiebreak.store.unit import Unit
+
+
+class UnknownWorkflow(NotFound):
+    """No workflow of this name is loaded."""
+
+    code = "unknown_workflow"
+
+
+class AlteredVersion(IntegrityFailure):
+    """A stored workflow version is not what its content address says."""
+
+    code = "altered_version"
+
+
+class ReasonMissing(InvalidInput):
+    """Loading a workflow needs a reason."""
+
+    code = "reason_missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One stored version of a workflow; ordinals count from 1."""
+
+    workflow: str
+    ordinal: int
+    workflow_version: str
+    rules_version: str
+    created_at: datetime
+    author: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading did: the newest version, whether it is new, and the knobs that it changed."""
+
+    version: Version
+    is_new: bool
+    changed_knobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A version with its content."""
+
+    version: Version
+    workflow: Workflow
+    rules: RuleSet
+
+
+@dataclass(frozen=True, slots=True)
+class KnobChange:
+    """A value that a knob was given, by which version, by whom and why."""
+
+    knob: str
+    ordinal: int
+    value: float | int | str | None
+    created_at: datetime
+    author: str
+    reason: str
+
+
+async def load(
+    lane: Lane, workflow: Workflow, rules: RuleSet, *, author: str, reason: str
+) -> Loaded:
+    """Store a workflow as its next version, unless it equals the newest one.
+
+    Going back to older content is a new version too. Raises `ReasonMissing`.
+    """
+    if not reason.strip():
+        raise ReasonMissing(hint="Say why with `--reason`.")
+    async with lane.unit() as unit:
+        await unit.conn.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('workflow:' || $1, 0))", workflow.name
+        )
+        newest = await unit.conn.fetchrow(_NEWEST, workflow.name)
+        addresses = (workflow.version, rules.version)
+        if newest and (newest["workflow_version"], newest["rules_version"]) == addresses:
+            return Loaded(_version(newest), is_new=False)
+        before = None if newest is None else Workflow.model_validate_json(newest["config"]).knobs
+        row: dict[str, Any] = {
+            "workflow": workflow.name,
+            "ordinal": 1 if newest is None else newest["ordinal"] + 1,
+            "workflow_version": workflow.version,
+            "rules_version": rules.version,
+            "config": _canonical(workflow),
+            "rules": _canonical(rules),
+            "created_at": datetime.now(UTC),
+            "author": author,
+            "reason": reason,
+        }
+        changed = await _store(unit, row, _changes(before, workflow.knobs))
+    return Loaded(_version(row), is_new=True, changed_knobs=changed)
+
+
+async def _store(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any]) -> tuple[str, ...]:
+    shared = {key: row[key] for key in ("workflow", "ordinal", "created_at", "author", "reason")}
+    await unit.add(tables.workflow_versions, [row])
+    if knobs:
+        await unit.add(
+            tables.knob_history,
+            [{**shared, "knob": k, "value": orjson.dumps(v).decode()} for k, v in knobs.items()],
+        )
+    detail = {
+        "ordinal": row["ordinal"],
+        "workflow_version": row["workflow_version"],
+        "rules_version": row["rules_version"],
+        "changed_knobs": list(knobs),
+        "reason": row["reason"],
+    }
+    journal = entry(row["author"], "workflow.loaded", row["workflow"], detail)
+    await unit.add(tables.system_audit, [journal])
+    return tuple(knobs)
+
+
+async def latest(db: Database, workflow: str) -> Stored:
+    """The newest version of a workflow. Raises `UnknownWorkflow`, `AlteredVersion`."""
+    return await _one(db, workflow, _stored(workflow).limit(1))
+
+
+async def get(db: Database, workflow: str, ordinal: int) -> Stored:
+    """One version of a workflow. Raises `UnknownWorkflow`, `AlteredVersion`."""
+    table = tables.workflow_versions
+    return await _one(db, workflow, _stored(workflow).where(table.c.ordinal == ordinal))
+
+
+async def newest_versions(db: Database) -> list[Version]:
+    """The newest version of every workflow, by name."""
+    table = tables.workflow_versions
+    query = (
+        select(*_VERSION_COLUMNS)
+        .distinct(table.c.workflow)
+        .order_by(table.c.workflow, table.c.ordinal.desc())
+    )
+    return [_version(row) for row in await _rows(db, query)]
+
+
+async def versions_of(db: Database, workflow: str) -> list[Version]:
+    """Every version of a workflow, newest first; none when it is not loaded."""
+    table = tables.workflow_versions
+    query = (
+        select(*_VERSION_COLUMNS)
+        .where(table.c.workflow == workflow)
+        .order_by(table.c.ordinal.desc())
+    )
+    return [_version(row) for row in await _rows(db, query)]
+
+
+async def knob_history(db: Database, workflow: str, knob: str | None = None) -> list[KnobChange]:
+    """The values that knobs were given, by knob and newest first."""
+    table = tables.knob_history
+    query = (
+        select(table)
+        .where(table.c.workflow == workflow)
+        .order_by(table.c.knob, table.c.ordinal.desc())
+    )
+    if knob is not None:
+        query = query.where(table.c.knob == knob)
+    return [
+        KnobChange(
+            knob=row["knob"],
+            ordinal=row["ordinal"],
+            value=orjson.loads(row["value"]),
+            created_at=row["created_at"],
+            author=row["author"],
+            reason=row["reason"],
+        )
+        for row in await _rows(db, query)
+    ]
+
+
+def knob_values(knobs: Knobs) -> dict[str, float | int | str | None]:
+    """Every knob by its dotted name, such as `points.high`."""
+    values: dict[str, float | int | str | None] = {}
+    for name, value in knobs.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            values |= {f"{name}.{part}": number for part, number in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
+_NEWEST = """
+    SELECT workflow, ordinal, workflow_version, rules_version, config, created_at, author, reason
+    FROM workflow_versions WHERE workflow = $1 ORDER BY ordinal DESC LIMIT 1
+"""
+
+_VERSION_COLUMNS = [tables.workflow_versions.c[name] for name in Version.__dataclass_fields__]
+
+
+def _changes(before: Knobs | None, after: Knobs) -> dict[str, Any]:
+    old = {} if before is None else knob_values(before)
+    return {k: v for k, v in knob_values(after).items() if k not in old or old[k] != v}
+
+
+def _canonical(model: BaseModel) -> str:
+    """The text that the model's version is the hash of."""
+    return orjson.dumps(model.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _version(row: Mapping[str, Any]) -> Version:
+    return Version(**{name: row[name] for name in Version.__dataclass_fields__})
+
+
+def _stored(workflow: str) -> Select[Any]:
+    table = tables.workflow_versions
+    return select(table).where(table.c.workflow == workflow).order_by(table.c.ordinal.desc())
+
+
+async def _rows(db: Database, query: Select[Any]) -> list[Mapping[str, Any]]:
+    async with db.read() as conn:
+        return [dict(row) for row in (await conn.execute(query)).mappings()]
+
+
+async def _one(db: Database, workflow: str, query: Select[Any]) -> Stored:
+    rows = await _rows(db, query)
+    if not rows:
+        known = [version.workflow for version in await newest_versions(db)]
+        message = f"There is no such version of `{workflow}`." if workflow in known else None
+        raise UnknownWorkflow(message, hint=did_you_mean(workflow, known), workflow=workflow)
+    row = rows[0]
+    for text, address in (("config", "workflow_version"), ("rules", "rules_version")):
+        if hashlib.sha256(row[text].encode()).hexdigest() != row[address]:
+            raise AlteredVersion(
+                hint="Run `tiebreak audit verify`.", workflow=workflow, ordinal=row["ordinal"]
+            )
+    return Stored(
+        _version(row),
+        Workflow.model_validate_json(row["config"]),
+        RuleSet.model_validate_json(row["rules"]),
+    )
