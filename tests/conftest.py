@@ -17,6 +17,7 @@ from tests.databases import DatabaseUrls, execute, run
 from tiebreak.embedded import postgres as embedded_postgres
 from tiebreak.embedded import processes
 from tiebreak.embedded import valkey as embedded_valkey
+from tiebreak.settings import Keyring
 from tiebreak.store import migrate, partitions, roles
 from tiebreak.store.database import Database
 
@@ -76,6 +77,19 @@ async def db(database_urls: DatabaseUrls) -> AsyncGenerator[Database]:
     database = await Database.open(database_urls.app, pool_size=8)
     yield database
     await database.close()
+
+
+@pytest.fixture
+def keyring() -> Keyring:
+    """Fixed keys, so that what they make is the same in every run."""
+    return Keyring(
+        seal_key_id="k1",
+        seal_keys={"k1": b"seal-key-for-tests-seal-key-for-"},
+        bundle_signing_key_id="k1",
+        bundle_keys={"k1": b"bundle-key-for-tests-bundle-key-"},
+        entity_key=b"entity-key-for-tests-entity-key-",
+        sampling_key=b"sampling-key-for-tests-sampling-",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ class DecisionService:
         """
         api = settings.api
         limits = limits or Limits(api.queue_size, api.batch_max)
-        service = cls(Database.of(settings), settings, keyring, limits)
+        service = cls(await Database.of(settings), settings, keyring, limits)
         await service._keep()
         service._keeper = asyncio.create_task(service._keep_on())
         return service

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tiebreak.errors import Unavailable
+from tiebreak.errors import InvalidInput, Unavailable
+from tiebreak.settings import Settings
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -83,6 +84,17 @@ class Database:
             url, min_size=0, max_size=pool_size, timeout=CONNECT_TIMEOUT_SECONDS
         )
         return cls(pool, engine_for(url, pool_size))
+
+    @classmethod
+    async def of(cls, settings: Settings) -> Database:
+        """Open the database of these settings as the app role; raises InvalidInput without one."""
+        address = settings.database.url
+        if address is None:
+            raise InvalidInput(
+                "No database is configured.",
+                hint="Set DATABASE_URL, or start the embedded one with `tiebreak up`.",
+            )
+        return await cls.open(address.get_secret_value(), settings.database.pool_size)
 
     async def close(self, timeout_seconds: float = 5) -> None:
         """Close both pools; connections still in use after the timeout are cut."""

@@ -1,0 +1,277 @@
+"""The one reader of the environment: frozen settings in sections, and the keyring.
+
+Every setting is `TIEBREAK_<SECTION>__<NAME>`; the addresses of the servers also go by the names
+that platforms give them: DATABASE_URL, DATABASE_OWNER_URL, REDIS_URL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from tiebreak.errors import InvalidInput, Problem
+from tiebreak.secret_files import MINIMUM_KEY_BYTES, key_ids, read_secret
+
+MOST_WORKERS_BY_DEFAULT = 4
+PLATFORM_NAMES = {
+    "DATABASE_URL": ("database", "url"),
+    "DATABASE_OWNER_URL": ("database", "owner_url"),
+    "REDIS_URL": ("redis", "url"),
+}
+
+
+class SettingsInvalid(InvalidInput):
+    """Some settings are not valid."""
+
+    code = "settings_invalid"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatabaseSettings(_Section):
+    """Where Postgres is. Without addresses, `tiebreak up` starts one of its own."""
+
+    url: SecretStr | None = None
+    """Address for the app role, `postgresql://…`; also DATABASE_URL."""
+    owner_url: SecretStr | None = None
+    """Address for the owner role, for migrations only; also DATABASE_OWNER_URL."""
+    pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    """Most connections of one process, in each of its two pools."""
+
+
+class RedisSettings(_Section):
+    """Where the task queue is. Without an address, `tiebreak up` starts a Valkey of its own."""
+
+    url: SecretStr | None = None
+    """Address of a Redis or Valkey database, `redis://…`; also REDIS_URL."""
+
+
+class ApiSettings(_Section):
+    """The HTTP API."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that serve; 0 is one a usable core, at most 4."""
+    queue_size: Annotated[int, Field(ge=1)] = 1024
+    """Tickets that may wait in one process before it answers 503."""
+    batch_max: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Most tickets in one micro-batch."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Largest body of one ticket, and largest line of many."""
+    decide_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Longest wait for a decision."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """Longest wait for open requests at shutdown."""
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        return self.workers or min(MOST_WORKERS_BY_DEFAULT, len(os.sched_getaffinity(0)))
+
+
+class LogSettings(_Section):
+    """Logs, which carry decision ids and never personal data."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text for people."""
+
+
+class KeySettings(_Section):
+    """Keys from the environment, in hexadecimal; those not given are read from files."""
+
+    seal: dict[str, SecretStr] | None = None
+    """Keys of audit seals and release records by id, as JSON."""
+    seal_key_id: str | None = None
+    """The id of the key that seals."""
+    bundle: dict[str, SecretStr] | None = None
+    """Keys of model bundles by id, as JSON; two during a rotation."""
+    bundle_signing_key_id: str | None = None
+    """The id of the key that signs bundles."""
+    entity: SecretStr | None = None
+    """Key that turns entities of the history into opaque values."""
+    sampling: SecretStr | None = None
+    """Key that chooses the audit sample and canaries by ticket."""
+
+
+class _PlatformNames(PydanticBaseSettingsSource):
+    """Reads the variables that platforms give without our prefix."""
+
+    def get_field_value(
+        self,
+        field: Any,  # noqa: ARG002
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
+        """Not used: the values come all at once."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The sections that these variables fill."""
+        found: dict[str, Any] = {}
+        for name, (section, field) in PLATFORM_NAMES.items():
+            if value := os.environ.get(name):
+                found.setdefault(section, {})[field] = value
+        return found
+
+
+class Settings(BaseSettings):
+    """All settings, frozen."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="TIEBREAK_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Path = Path(".tiebreak")
+    """Folder of everything that Tiebreak keeps outside Postgres."""
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    api: ApiSettings = ApiSettings()
+    log: LogSettings = LogSettings()
+    keys: KeySettings = KeySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over platform names, which win over our own names."""
+        return init_settings, _PlatformNames(settings_cls), env_settings
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the environment; raises SettingsInvalid that names every wrong variable at once."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            problems = tuple(
+                Problem(variable(*map(str, mistake["loc"])), mistake["type"], mistake["msg"])
+                for mistake in error.errors(include_url=False, include_input=False)
+            )
+            raise SettingsInvalid(
+                hint="Change these variables; `tiebreak config check` shows all settings.",
+                problems=problems,
+            ) from None
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Folder of model bundles and audit checkpoints."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Folder of key files and passwords, readable by its owner only."""
+        return self.data_dir / "secrets"
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings as plain data, secrets masked."""
+        return self.model_dump(mode="json")
+
+
+def variable(*location: str) -> str:
+    """The environment variable of a setting, such as `TIEBREAK_API__PORT`."""
+    return "TIEBREAK_" + "__".join(location).upper()
+
+
+class KeyUnfit(InvalidInput):
+    """A key cannot be used."""
+
+    code = "key_unfit"
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """All keys of one installation; none of them is ever in the database."""
+
+    seal_key_id: str
+    seal_keys: Mapping[str, bytes]
+    bundle_signing_key_id: str
+    bundle_keys: Mapping[str, bytes]
+    entity_key: bytes
+    sampling_key: bytes
+
+    def __post_init__(self) -> None:
+        for kind, active, keys in (
+            ("seal", self.seal_key_id, self.seal_keys),
+            ("bundle", self.bundle_signing_key_id, self.bundle_keys),
+        ):
+            if active not in keys:
+                raise KeyUnfit(f"There is no {kind} key with the id {active!r}.")
+            for key_id, key in keys.items():
+                _check(f"{kind} key {key_id!r}", key)
+        _check("entity key", self.entity_key)
+        _check("sampling key", self.sampling_key)
+
+    @classmethod
+    def load(cls, settings: Settings) -> Keyring:
+        """The keys of the environment, and those of `secrets_dir` for what it does not give.
+
+        Raises SecretMissing, SecretExposed or KeyUnfit.
+        """
+        folder, given = settings.secrets_dir, settings.keys
+        return cls(
+            seal_key_id=given.seal_key_id or read_secret(folder, "seal.current"),
+            seal_keys=_keys(folder, "seal", given.seal),
+            bundle_signing_key_id=given.bundle_signing_key_id
+            or read_secret(folder, "bundle.current"),
+            bundle_keys=_keys(folder, "bundle", given.bundle),
+            entity_key=_key(folder, "entity", given.entity),
+            sampling_key=_key(folder, "sampling", given.sampling),
+        )
+
+    def __repr__(self) -> str:
+        return f"Keyring(seal={list(self.seal_keys)}, bundle={list(self.bundle_keys)})"
+
+
+def _keys(folder: Path, kind: str, given: dict[str, SecretStr] | None) -> dict[str, bytes]:
+    if given is not None:
+        return {key_id: _decoded(f"{kind} key {key_id!r}", key) for key_id, key in given.items()}
+    return {
+        key_id: _decoded(f"{kind} key {key_id!r}", SecretStr(read_secret(folder, name)))
+        for key_id in key_ids(folder, kind)
+        for name in [f"{kind}.{key_id}.key"]
+    }
+
+
+def _key(folder: Path, name: str, given: SecretStr | None) -> bytes:
+    return _decoded(f"{name} key", given or SecretStr(read_secret(folder, f"{name}.key")))
+
+
+def _decoded(what: str, key: SecretStr) -> bytes:
+    try:
+        return bytes.fromhex(key.get_secret_value())
+    except ValueError:
+        raise KeyUnfit(f"The {what} is not hexadecimal.") from None
+
+
+def _check(what: str, key: bytes) -> None:
+    if len(key) < MINIMUM_KEY_BYTES:
+        raise KeyUnfit(
+            f"The {what} has {len(key)} bytes, fewer than {MINIMUM_KEY_BYTES}.",
+            hint=f"Make one with: openssl rand -hex {MINIMUM_KEY_BYTES}",
+        )
