@@ -1,0 +1,169 @@
+"""The artifact folder: bundles by digest, aliases for people, signed checkpoints.
+
+    bundles/<digest>.bundle
+    aliases/<workflow>/risk_model_latest, risk_model_candidate
+    checkpoints/<name>
+
+Files appear whole or not at all. An alias is for people and tools; what may be loaded is named
+by the release record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from tiebreak.bundles.format import digest_of
+from tiebreak.bundles.signing import HEADER_BYTES, MAGIC, BundleUnsigned
+from tiebreak.errors import Conflict, InvalidInput, NotFound
+
+Alias = Literal["risk_model_latest", "risk_model_candidate"]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+
+
+class BundleMissing(NotFound):
+    """The artifact folder holds no bundle of this digest."""
+
+    code = "bundle_missing"
+
+
+class CheckpointMissing(NotFound):
+    """The artifact folder holds no checkpoint of this name."""
+
+    code = "checkpoint_missing"
+
+
+class CheckpointExists(Conflict):
+    """A checkpoint of this name exists with other content."""
+
+    code = "checkpoint_exists"
+
+
+class ArtifactNameUnfit(InvalidInput):
+    """This is not a name that an artifact can have."""
+
+    code = "artifact_name_unfit"
+
+
+class ArtifactStore:
+    """The artifacts under one folder, which is made where it does not exist."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put_bundle(self, data: bytes) -> str:
+        """Stores a signed bundle under the digest of its payload, which is returned."""
+        if len(data) < HEADER_BYTES or not data.startswith(MAGIC):
+            raise BundleUnsigned
+        digest = digest_of(data[HEADER_BYTES:])
+        _write(self._bundle(digest), data)
+        return digest
+
+    def read_bundle(self, digest: str) -> bytes:
+        """The bundle's bytes, unverified: give them to `open_bundle`; BundleMissing."""
+        try:
+            return self._bundle(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise BundleMissing(digest=digest) from error
+
+    def has_bundle(self, digest: str) -> bool:
+        """Whether a bundle of this digest is here."""
+        return self._bundle(digest).is_file()
+
+    def list_bundles(self) -> tuple[str, ...]:
+        """Digests of all bundles, sorted."""
+        return tuple(sorted(path.stem for path in self._root.glob("bundles/*.bundle")))
+
+    def set_alias(self, workflow: str, alias: Alias, digest: str) -> None:
+        """Lets the alias name a bundle that is here; BundleMissing."""
+        if not self.has_bundle(digest):
+            raise BundleMissing(digest=digest)
+        _write(self._alias(workflow, alias), f"{digest}\n".encode())
+
+    def clear_alias(self, workflow: str, alias: Alias) -> None:
+        """Lets the alias name nothing."""
+        self._alias(workflow, alias).unlink(missing_ok=True)
+
+    def read_alias(self, workflow: str, alias: Alias) -> str | None:
+        """The digest that the alias names, None where it names nothing."""
+        try:
+            return self._alias(workflow, alias).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def put_checkpoint(self, name: str, data: bytes) -> None:
+        """Stores a checkpoint for good; CheckpointExists where it has other content."""
+        path = self._checkpoint(name)
+        if not _write_new(path, data) and path.read_bytes() != data:
+            raise CheckpointExists(name=name)
+
+    def read_checkpoint(self, name: str) -> bytes:
+        """The checkpoint's bytes; CheckpointMissing."""
+        try:
+            return self._checkpoint(name).read_bytes()
+        except FileNotFoundError as error:
+            raise CheckpointMissing(name=name) from error
+
+    def list_checkpoints(self) -> tuple[str, ...]:
+        """Names of all checkpoints, sorted."""
+        paths = self._root.glob("checkpoints/*")
+        return tuple(sorted(path.name for path in paths if _NAME.fullmatch(path.name)))
+
+    def _bundle(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
+        return self._root / "bundles" / f"{digest}.bundle"
+
+    def _alias(self, workflow: str, alias: str) -> Path:
+        return self._root / "aliases" / _name(workflow) / _name(alias)
+
+    def _checkpoint(self, name: str) -> Path:
+        return self._root / "checkpoints" / _name(name)
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ArtifactNameUnfit(hint="Use lower-case letters, digits, dot, dash, underscore.")
+    return name
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Puts `data` in place of what stands at `path`, whole and durable, or not at all."""
+    temporary = _temporary(path, data)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Whether there was nothing at `path`, so that `data` stands there now."""
+    temporary = _temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    _sync_folder(path.parent)
+    return True
+
+
+def _temporary(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    with temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""Features as the model sees them: columns → float32 matrix.
+
+Numbers become the nearest float32, booleans 0 and 1, and what is missing (null or NaN) NaN; a
+number beyond float32's range becomes its end. Categories get codes of our own, fixed when the
+model was trained: 0 missing, 1 unseen, 2 and up the known values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tiebreak.errors import InvalidInput
+
+MISSING, UNSEEN, FIRST_KNOWN = 0, 1, 2
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class FeatureColumnMissing(InvalidInput):
+    """A feature that the model needs is not among the columns."""
+
+    code = "feature_column_missing"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One feature of a model.
+
+    `definition` is the canonical JSON of the workflow's feature, so that a model is only ever
+    served with features that mean what they meant in training. `categories` are the known
+    values in the order of their codes.
+    """
+
+    name: str
+    kind: Literal["number", "category"]
+    definition: str
+    categories: tuple[str, ...] = ()
+
+    @cached_property
+    def codes(self) -> dict[str | None, float]:
+        """Each known value's code, and that of null."""
+        known = {value: float(code) for code, value in enumerate(self.categories, FIRST_KNOWN)}
+        return {None: float(MISSING), **known}
+
+
+def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
+    """The features (n, f) of the rows of `frame`, C-ordered; FeatureColumnMissing."""
+    absent = [spec.name for spec in features if spec.name not in frame.columns]
+    if absent:
+        raise FeatureColumnMissing(features=absent)
+    out = np.empty((frame.height, len(features)), dtype=np.float32)
+    for place, spec in enumerate(features):
+        column = frame.get_column(spec.name)
+        out[:, place] = _codes(spec, column) if spec.kind == "category" else _numbers(column)
+    return out
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float64]:
+    values = column.cast(pl.Float64).to_numpy()
+    return np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
+
+
+def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:
+    codes = spec.codes
+    values = column if column.dtype == pl.String else column.cast(pl.String)
+    return [codes.get(value, float(UNSEEN)) for value in values.to_list()]

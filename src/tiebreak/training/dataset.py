@@ -1,0 +1,111 @@
+"""A training snapshot: features as they were served, labels, and what they are as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tiebreak.core.features import FeaturePlan
+from tiebreak.core.matrix import FeatureColumnMissing, FeatureSpec
+from tiebreak.core.workflow import Workflow
+from tiebreak.errors import InvalidInput
+
+SMALLEST_CATEGORY = 20  # rarer values are trained as unseen, so that unseen has a meaning
+_PRIOR_WEIGHT = 20.0  # pulls a category's rate towards the base rate
+
+
+class SnapshotUnfit(InvalidInput):
+    """The columns of a training snapshot do not fit together."""
+
+    code = "snapshot_unfit"
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Labelled tickets to train on, one row each.
+
+    `frame` holds every feature of the workflow by name, computed from the stored context;
+    `label` (Boolean, no nulls) and `as_of` (Datetime us UTC) have a value for each of its rows,
+    `weights` (Float64, positive) too, where given. `data_hash` names the data that the snapshot
+    was taken of. Raises SnapshotUnfit.
+    """
+
+    workflow: Workflow
+    frame: pl.DataFrame
+    label: pl.Series
+    as_of: pl.Series
+    data_hash: str
+    weights: pl.Series | None = None
+
+    def __post_init__(self) -> None:
+        columns = [self.label, self.as_of, *([] if self.weights is None else [self.weights])]
+        if any(len(column) != self.frame.height for column in columns):
+            raise SnapshotUnfit(hint="Label, as_of and weights need one value a row.")
+        if any(column.null_count() for column in columns):
+            raise SnapshotUnfit(hint="Drop rows without label, as_of or weight.")
+        absent = [f.name for f in self.workflow.features if f.name not in self.frame.columns]
+        if absent:
+            raise FeatureColumnMissing(features=absent)
+        if not self.workflow.features:
+            raise SnapshotUnfit(hint="Define at least one feature in the workflow.")
+
+    def select(self, rows: NDArray[np.bool_]) -> Snapshot:
+        """The snapshot of these rows alone."""
+        mask = pl.Series(rows)
+        weights = None if self.weights is None else self.weights.filter(mask)
+        return Snapshot(
+            self.workflow,
+            self.frame.filter(mask),
+            self.label.filter(mask),
+            self.as_of.filter(mask),
+            self.data_hash,
+            weights,
+        )
+
+    @property
+    def targets(self) -> NDArray[np.float32]:
+        """The labels as 0 and 1 (n,)."""
+        return self.label.cast(pl.Float32).to_numpy()
+
+    @property
+    def row_weights(self) -> NDArray[np.float64]:
+        """The weights (n,), 1 where none are given."""
+        if self.weights is None:
+            return np.ones(self.frame.height, dtype=np.float64)
+        return self.weights.cast(pl.Float64).to_numpy()
+
+
+def feature_specs(training: Snapshot) -> tuple[FeatureSpec, ...]:
+    """The model's features; codes of categories are fixed by the training rows alone.
+
+    Known are the values of at least SMALLEST_CATEGORY rows, in order of their smoothed rate of
+    positives, so that a split on the code parts low rates from high ones.
+    """
+    plan = FeaturePlan(training.workflow)
+    kinds, definitions = plan.kinds(), plan.definitions()
+    return tuple(
+        FeatureSpec(
+            name=name,
+            kind="category" if kinds[name] == "category" else "number",
+            definition=definitions[name],
+            categories=_ordered_values(training, name) if kinds[name] == "category" else (),
+        )
+        for name in plan.names
+    )
+
+
+def _ordered_values(training: Snapshot, name: str) -> tuple[str, ...]:
+    base_rate = float(training.targets.mean())
+    rate = (pl.col("positives") + _PRIOR_WEIGHT * base_rate) / (pl.col("rows") + _PRIOR_WEIGHT)
+    return tuple(
+        pl.DataFrame({"value": training.frame[name].cast(pl.String), "label": training.label})
+        .drop_nulls("value")
+        .group_by("value")
+        .agg(rows=pl.len(), positives=pl.col("label").sum())
+        .filter(pl.col("rows") >= SMALLEST_CATEGORY)
+        .sort(rate, "value")["value"]
+        .to_list()
+    )

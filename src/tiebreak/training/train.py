@@ -1,0 +1,167 @@
+"""Training, from a snapshot to the parts of a bundle."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import orjson
+import xgboost as xgb
+
+from tiebreak.core import model as parts_of
+from tiebreak.core.matrix import FeatureSpec, feature_matrix
+from tiebreak.core.model import Model
+from tiebreak.errors import InvalidInput
+from tiebreak.training.calibrate import calibrate
+from tiebreak.training.dataset import Snapshot, feature_specs
+from tiebreak.training.evaluate import Metrics, evaluate
+from tiebreak.training.export import to_onnx
+from tiebreak.training.fit import Parameters, Progress, Rows, fit
+from tiebreak.training.parity import prove_parity
+from tiebreak.training.tables import build_tables
+from tiebreak.training.trees import read_forest
+
+LEAST_ROWS = 200
+LEAST_POSITIVES = 10
+_LIBRARIES = ("numpy", "numba", "onnx", "onnxmltools", "onnxruntime", "polars", "xgboost-cpu")
+
+
+class TooLittleData(InvalidInput):
+    """There is too little data to train on."""
+
+    code = "too_little_data"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """A trained model: the parts of its bundle, and what is said about it."""
+
+    parts: dict[str, bytes]
+    manifest: dict[str, Any]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A snapshot cut in time: rows that train, rows that stop and calibrate, rows that judge."""
+
+    training: Snapshot
+    tuning: Snapshot
+    validation: Snapshot
+
+
+def train(
+    snapshot: Snapshot, parameters: Parameters, progress: Progress, *, fingerprint: str
+) -> TrainingResult:
+    """A model trained on the snapshot, exported and proved equal to what was trained.
+
+    The same snapshot, parameters and fingerprint give the same bytes. `progress` is called with
+    the step's name and the share of it that is done. Raises TooLittleData, ExplanationTooLarge
+    and ExportRefused.
+    """
+    split = split_by_time(snapshot, parameters)
+    specs = feature_specs(split.training)
+    training, tuning, validation = (
+        _rows(part, specs) for part in (split.training, split.tuning, split.validation)
+    )
+    booster = fit(training, tuning, parameters, progress)
+    progress("calibrate", 0.0)
+    margins = booster.predict(tuning.as_xgboost(), output_margin=True)
+    calibrator = calibrate(margins, tuning.y, tuning.weights)
+    progress("export", 0.0)
+    forest = read_forest(booster)
+    exported = {
+        parts_of.ONNX: to_onnx(booster),
+        parts_of.NATIVE: bytes(booster.save_raw("ubj")),
+        parts_of.TABLES: build_tables(forest).dump(),
+        parts_of.CALIBRATOR: calibrator.dump(),
+    }
+    manifest = _manifest(split, specs, parameters, booster, fingerprint)
+    model = Model.load({**exported, parts_of.MANIFEST: _json(manifest)}, digest="")
+    progress("prove", 0.0)
+    parity = prove_parity(model, booster, forest, validation.x, parameters.seed)
+    metrics = evaluate(model.scores(model.margins(validation.x)), validation.y, validation.weights)
+    manifest |= {"base_value": model.base_value, "metrics": metrics, "parity": parity}
+    progress("done", 1.0)
+    return TrainingResult({**exported, parts_of.MANIFEST: _json(manifest)}, manifest, metrics)
+
+
+def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
+    """The snapshot's rows by `as_of`; TooLittleData where a part cannot do its work."""
+    moments = snapshot.as_of.to_physical().to_numpy()
+    before = (snapshot.as_of < parameters.valid_from).to_numpy()
+    if not before.any():
+        raise TooLittleData(hint="Choose a later valid_from: no row lies before it.")
+    border = np.quantile(moments[before], 1.0 - parameters.tune_share, method="lower")
+    is_tuning = before & (moments >= border)
+    split = Split(
+        training=snapshot.select(before & ~is_tuning),
+        tuning=snapshot.select(is_tuning),
+        validation=snapshot.select(~before),
+    )
+    _check(split.training, "training", LEAST_ROWS, LEAST_POSITIVES)
+    _check(split.tuning, "tuning", LEAST_ROWS // 4, 1)
+    if not split.validation.frame.height:
+        raise TooLittleData(hint="Choose an earlier valid_from: no row lies after it.")
+    return split
+
+
+def _check(part: Snapshot, name: str, least_rows: int, least_positives: int) -> None:
+    rows, positives = part.frame.height, int(part.label.sum())
+    counts: dict[str, int | str] = {"part": name, "rows": rows, "positives": positives}
+    if rows < least_rows:
+        raise TooLittleData(
+            f"The {name} part has {rows} rows; at least {least_rows} are needed.",
+            hint="Import more labelled tickets, or move valid_from.",
+            **counts,
+        )
+    if min(positives, rows - positives) < least_positives:
+        raise TooLittleData(
+            f"The {name} part has {positives} positive labels in {rows} rows; at least "
+            f"{least_positives} of either class are needed.",
+            hint="Import more outcomes, check the label's expression, or move valid_from.",
+            **counts,
+        )
+
+
+def _rows(part: Snapshot, specs: tuple[FeatureSpec, ...]) -> Rows:
+    return Rows(feature_matrix(specs, part.frame), part.targets, part.row_weights)
+
+
+def _manifest(
+    split: Split,
+    specs: tuple[FeatureSpec, ...],
+    parameters: Parameters,
+    booster: xgb.Booster,
+    fingerprint: str,
+) -> dict[str, Any]:
+    workflow = split.training.workflow
+    return {
+        "workflow": workflow.name,
+        "workflow_version": workflow.version,
+        "label": workflow.label.model_dump(mode="json") if workflow.label else None,
+        "schema": [{"name": f.name, "type": f.type.value} for f in workflow.fields],
+        "features": [asdict(spec) for spec in specs],
+        "data_hash": split.training.data_hash,
+        "rows": {
+            "training": split.training.frame.height,
+            "tuning": split.tuning.frame.height,
+            "validation": split.validation.frame.height,
+        },
+        "parameters": asdict(parameters),
+        "seed": parameters.seed,
+        "trees": booster.num_boosted_rounds(),
+        "versions": {
+            "tiebreak": version("tiebreak"),
+            "python": platform.python_version(),
+            **{name: version(name) for name in _LIBRARIES},
+        },
+        "fingerprint": fingerprint,
+    }
+
+
+def _json(manifest: dict[str, Any]) -> bytes:
+    return orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
