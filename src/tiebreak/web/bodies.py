@@ -1,0 +1,91 @@
+"""Request bodies: content type, size and time limits, and lines of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType
+
+BODY_SECONDS = 30.0  # for a whole body of one ticket, and between two chunks of a stream
+JSON = frozenset({"application/json"})
+LINES = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+)
+
+
+def check_content_type(request: Request, accepted: frozenset[str]) -> None:
+    """Refuse bodies of other types, encodings or character sets. Raises WrongContentType."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.partition("charset=")[2].strip().strip('"').lower()
+    if kind.strip().lower() not in accepted or charset not in ("", "utf-8", "utf8"):
+        raise WrongContentType(hint=f"Send `Content-Type: {sorted(accepted)[0]}`, in UTF-8.")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise WrongContentType("Compressed bodies are not taken.", hint="Send the body as it is.")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises BodyTooLarge, BodyTooSlow and ClientDisconnect."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large(max_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyTooSlow(hint="Send the body at once.") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a stream: its number from 1, and its bytes or None when it is too long."""
+
+    number: int
+    content: bytes | None
+
+
+async def read_lines(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[Line]:
+    """The lines of a stream that are not blank, the last one with or without its line end.
+
+    Never holds more than one line of `max_bytes` and one chunk.
+    """
+    number, rest, is_skipping = 1, bytearray(), False
+    async for chunk in chunks:
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            rest += chunk[start:end] if not is_skipping else b""
+            start = end + 1
+            if is_skipping or len(rest) > max_bytes:
+                yield Line(number, None)
+            elif rest.strip():
+                yield Line(number, bytes(rest))
+            number, is_skipping = number + 1, False
+            rest.clear()
+        if not is_skipping:
+            rest += chunk[start:]
+            if len(rest) > max_bytes:
+                is_skipping = True
+                rest.clear()
+    if is_skipping:
+        yield Line(number, None)
+    elif rest.strip():
+        yield Line(number, bytes(rest))
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    """The error for a body or a line of more than `max_bytes`."""
+    return BodyTooLarge(
+        f"A ticket may have {max_bytes} bytes at most.",
+        hint="Shorten the ticket; long files go to `tiebreak import`.",
+        max_bytes=max_bytes,
+    )

@@ -1,0 +1,94 @@
+"""Logs: JSON, one object a line, to standard error; ids of requests, decisions and keys only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+
+from tiebreak.settings import LogSettings
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(settings: LogSettings) -> None:
+    """Send structlog and the standard library's loggers to standard error."""
+    number = _LEVELS[settings.level]
+    is_json = settings.format == "json"
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            drop_exception_text,
+            structlog.processors.JSONRenderer(serializer=orjson.dumps) if is_json else _text,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    if is_json:
+        handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where the error came from, outermost first: file, line and function, and no values.
+
+    An error's message may quote what a caller sent, so no message is kept.
+    """
+    return [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+
+
+def causes(error: BaseException) -> list[str]:
+    """The types of the error and of what caused it."""
+    found: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(found) < 10:
+        found.append(f"{type(current).__module__}.{type(current).__qualname__}")
+        current = current.__cause__ or current.__context__
+    return found
+
+
+def drop_exception_text(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace a logged exception by its types and frames."""
+    given = event.pop("exc_info", None)
+    if given is None or given is False:
+        return event
+    error = given if isinstance(given, BaseException) else sys.exc_info()[1]
+    if error is not None:
+        event["causes"] = causes(error)
+        event["frames"] = frames(error)
+    return event
+
+
+def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
+    """One line for people: time, level, event, then what belongs to it."""
+    head = [str(event.pop(name, "")) for name in ("timestamp", "level", "event")]
+    rest = [f"{name}={value}" for name, value in event.items() if value is not None]
+    return " ".join([*head, *rest]).encode()
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "event": record.getMessage(),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": self.formatTime(record),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["causes"] = causes(record.exc_info[1])
+            line["frames"] = frames(record.exc_info[1])
+        return orjson.dumps(line).decode()

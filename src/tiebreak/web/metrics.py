@@ -1,0 +1,95 @@
+"""Metrics for Prometheus, with totals over all worker processes.
+
+Workers share a port, so a scrape reaches any one of them. Where a folder is given each worker
+keeps its numbers in files there and every scrape adds up all files; without one the numbers of
+this process are told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import MultiProcessValue  # pyright: ignore[reportUnknownVariableType]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+def prepare(folder: Path) -> None:
+    """Empty the folder that workers will share; for their supervisor, before it starts any."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+class Metrics:
+    """The numbers of one worker; `folder` is shared with its siblings."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        if folder is not None:
+            _share(folder)
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "tiebreak_http_requests_total",
+            "Requests answered, by route and status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "tiebreak_http_request_seconds",
+            "Time from the request's head to the answer's end.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "tiebreak_decisions_total",
+            "Decisions answered, earlier ones told again included.",
+            ("workflow", "band", "route", "model"),
+            registry=registry,
+        )
+        self.batch_lines = Counter(
+            "tiebreak_batch_lines_total",
+            "Lines of batches, by the status of their answer.",
+            ("workflow", "status"),
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "tiebreak_queue_waiting",
+            "Submissions that wait to be admitted.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def decided(self, answer: dict[str, Any]) -> None:
+        """Count an answered decision."""
+        self.decisions.labels(
+            answer["workflow"], answer["band"], answer["route"], answer["model"]["status"]
+        ).inc()
+
+    def exposition(self) -> bytes:
+        """All numbers in the text format, over all workers that share the folder."""
+        registry = self._registry
+        if self._folder is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, path=str(self._folder))
+        return generate_latest(registry)
+
+
+def _share(folder: Path) -> None:
+    """Make this process keep its numbers in the folder, and forget the gauges of dead ones.
+
+    The client library takes the folder from the environment and decides when it is imported.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = MultiProcessValue()
+    for file in folder.glob("gauge_live*.db"):
+        if not Path("/proc", file.stem.rpartition("_")[2]).exists():
+            file.unlink(missing_ok=True)
