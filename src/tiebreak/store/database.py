@@ -31,6 +31,10 @@ _CONNECTION_FAILURES: tuple[type[BaseException], ...] = (
     asyncpg.InternalClientError,
 )
 
+# A connection that the server cuts while it is in use goes back to its pool at once, and using it
+# further is reported in one of these ways.
+_LOST_IN_USE = ("closed", "closing", "released back to the pool")
+
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer."""
@@ -47,7 +51,7 @@ def is_connection_failure(error: BaseException) -> bool:
     if isinstance(error, _CONNECTION_FAILURES):
         return True
     if isinstance(error, asyncpg.InterfaceError):
-        return "closed" in str(error) or "closing" in str(error)
+        return any(sign in str(error) for sign in _LOST_IN_USE)
     cause = error.__cause__
     return cause is not None and is_connection_failure(cause)
 

@@ -1,0 +1,97 @@
+"""Look at the settings."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.errors import Problem, TiebreakError
+from tiebreak.settings import (
+    PLATFORM_NAMES,
+    Keyring,
+    Settings,
+    SettingsInvalid,
+    variable,
+)
+
+app = typer.Typer()
+
+
+@app.callback()
+def _group() -> None:
+    """Look at the settings."""
+
+
+@app.command()
+def check(json: JsonOption = False) -> None:
+    """Print all settings, secrets masked, and say what is wrong with them.
+
+    Example: `TIEBREAK_API__PORT=9000 tiebreak config check`
+    """
+    settings = Settings.load()
+    rows = list(_rows(settings.redacted(), Settings))
+    problems = [*unknown_variables(os.environ), *contradictions(settings)]
+    if problems:
+        raise SettingsInvalid(hint="Change or remove these.", problems=tuple(problems))
+    Output(as_json=json).result(
+        settings.redacted(), table("Settings", ("variable", "value", "meaning"), rows)
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Variables that look like ours but are no setting; a misspelt one would do nothing."""
+    known = [name for name, _, _ in _rows(Settings.load().redacted(), Settings)]
+    for name in sorted(environment):
+        if not name.startswith("TIEBREAK_") or name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "Remove it."
+        yield Problem(name, "unknown_variable", "There is no such setting.", hint)
+
+
+def contradictions(settings: Settings) -> Iterator[Problem]:
+    """Settings that are each valid but do not go together, and keys that cannot be used."""
+    database = settings.database
+    if database.url and not database.owner_url:
+        yield Problem(
+            "DATABASE_OWNER_URL",
+            "missing",
+            "DATABASE_URL is set, but migrations need the owner's address too.",
+            "Set it to the same database with the owner role.",
+        )
+    if database.owner_url and not database.url:
+        yield Problem(
+            "DATABASE_URL",
+            "missing",
+            "DATABASE_OWNER_URL is set, but not the application's own address.",
+            "Set it to the same database with the app role.",
+        )
+    if settings.secrets_dir.exists() or settings.keys.seal is not None:
+        try:
+            Keyring.load(settings)
+        except TiebreakError as error:
+            yield Problem("keys", error.code, error.message, error.hint)
+
+
+def _rows(
+    values: Mapping[str, Any], model: type[BaseModel], *path: str
+) -> Iterator[tuple[str, str, str]]:
+    """Variable, value and meaning of each setting, sections flattened."""
+    platform = {location: name for name, location in PLATFORM_NAMES.items()}
+    for name, field in model.model_fields.items():
+        here = (*path, name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _rows(values[name], kind, *here)
+            continue
+        value = "" if values[name] is None else str(values[name])
+        meaning = field.description or ""
+        yield variable(*here), value, meaning
+        if here in platform and here[1:]:
+            yield platform[here[0], here[1]], value, f"The same as {variable(*here)}."

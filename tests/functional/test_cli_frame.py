@@ -1,0 +1,146 @@
+"""The command line's frame: fast help, one exit code table, errors for people and as JSON."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import orjson
+import pytest
+import typer
+
+from tiebreak import cli, errors
+from tiebreak.cli import exits
+from tiebreak.cli.output import Output
+
+
+def tiebreak(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TIEBREAK_", "DATABASE_"))}
+    return subprocess.run(
+        [sys.executable, "-c", "from tiebreak.cli import main; main()", *arguments],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_is_fast_and_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; from tiebreak import cli; cli.build(['--help']);"
+        "heavy = {'polars', 'numba', 'sqlalchemy', 'asyncpg', 'fastapi', 'rich', 'pydantic'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 3
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_every_command() -> None:
+    done = tiebreak("--help")
+    assert done.returncode == exits.OK
+    for name in cli.commands():
+        assert f" {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    module = import_module(f"tiebreak.cli.{name.replace('-', '_')}")
+    group: typer.Typer | None = getattr(module, "app", None)
+    functions = (
+        [command.callback for command in group.registered_commands]
+        if group is not None
+        else [module.command]
+    )
+    for function in functions:
+        assert function is not None
+        assert "Example" in (function.__doc__ or ""), f"{name}: {function.__name__}"
+
+
+def test_version() -> None:
+    assert tiebreak("--version").stdout.startswith("tiebreak ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nothing",), ("config", "nothing"), ("config", "check", "-x")]
+)
+def test_a_wrong_command_line_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    done = tiebreak(*arguments)
+    assert done.returncode == exits.USAGE
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_told_without_a_stack_trace() -> None:
+    done = tiebreak("config", "check", TIEBREAK_API__PORT="many", TIEBREAK_LOG_LEVEL="info")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "TIEBREAK_API__PORT" in done.stderr
+    assert "Next:" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_mistake_is_one_json_document_with_json() -> None:
+    done = tiebreak("config", "check", "--json", TIEBREAK_API__PROT="1")
+    assert done.returncode == 3
+    error = orjson.loads(done.stdout)["error"]
+    assert (error["code"], error["problems"][0]["where"]) == (
+        "settings_invalid",
+        "TIEBREAK_API__PROT",
+    )
+    assert done.stderr == ""
+
+
+def test_unknown_variables_are_named_with_the_nearest() -> None:
+    done = tiebreak("config", "check", TIEBREAK_API_PORT="1")
+    assert "Did you mean TIEBREAK_API__PORT?" in done.stderr
+
+
+def test_half_of_the_database_addresses_is_a_mistake() -> None:
+    done = tiebreak("config", "check", DATABASE_URL="postgresql://user:SECRET@host/x")
+    assert "DATABASE_OWNER_URL" in done.stderr
+    assert "SECRET" not in done.stderr + done.stdout
+
+
+def test_config_check_prints_redacted_settings() -> None:
+    environment = {
+        "DATABASE_URL": "postgresql://user:SECRET@host/x",
+        "DATABASE_OWNER_URL": "postgresql://owner:SECRET@host/x",
+    }
+    for arguments in (("config", "check"), ("config", "check", "--json")):
+        done = tiebreak(*arguments, **environment)
+        assert done.returncode == exits.OK
+        assert "SECRET" not in done.stderr + done.stdout
+        assert "**" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        errors.InvalidInput,
+        errors.NotFound,
+        errors.Conflict,
+        errors.NotAllowed,
+        errors.Unavailable,
+        errors.IntegrityFailure,
+    ],
+)
+def test_each_family_has_its_own_exit_code(family: type[errors.TiebreakError]) -> None:
+    class Special(family):  # type: ignore[misc,valid-type]
+        """Special."""
+
+    codes = [code for _, code in exits.EXIT_CODES]
+    assert len(set(codes)) == len(codes)
+    assert exits.exit_code(Special()) == dict(exits.EXIT_CODES)[family]
+    assert exits.exit_code(Special()) not in {exits.OK, exits.FAULT, exits.USAGE}
+
+
+def test_results_go_to_standard_output_and_notes_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output()
+    out.note("working")
+    out.result({"a": 1}, "for people")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("for people\n", "working\n")
