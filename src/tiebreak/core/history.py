@@ -270,9 +270,7 @@ class HistoryPlan:
             applies = applies & is_known
         return np.where(applies, value, nothing)
 
-    def context(
-        self, as_of: Ints, totals: Mapping[Probe, tuple[Ints, Flags]]
-    ) -> pl.DataFrame:
+    def context(self, as_of: Ints, totals: Mapping[Probe, tuple[Ints, Flags]]) -> pl.DataFrame:
         """The context columns, Int64, null where a ticket lacks the entity or nothing is known.
 
         `totals` holds for every probe the totals found, (n, slots of the entity), and whether the

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field as Constraint
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Constraint
 
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]

@@ -12,7 +12,6 @@ import structlog
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.stored import StoredTicket
-from tiebreak.core.tickets import Schema
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending, Settle
@@ -76,9 +75,7 @@ class Serving:
 
         return settle
 
-    async def _settle(
-        self, active: Active, batch: Batch, admitted: admission.Admission
-    ) -> None:
+    async def _settle(self, active: Active, batch: Batch, admitted: admission.Admission) -> None:
         fresh: dict[int, list[Pending]] = {}
         earlier: list[tuple[Pending, admission.Existing]] = []
         for pending, result in zip(batch, admitted.results, strict=True):
@@ -167,5 +164,3 @@ class Serving:
         if model is None or row["policy_hash"] != active.policy.hash:
             return None
         return [feature.name for feature in model.features]
-
-

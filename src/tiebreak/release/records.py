@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +18,6 @@ from tiebreak.errors import IntegrityFailure, NotAllowed
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
-
-MACED = ("workflow", "seq", "policy_hash", "bundle_digest", "author", "approver", "reason")
 
 
 class ForgedRelease(IntegrityFailure):
@@ -103,13 +100,9 @@ async def install(
 async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedRelease]:
     """The newest record of every workflow, or what is wrong with it."""
     table = tables.release_records
-    query = (
-        select(table)
-        .distinct(table.c.workflow)
-        .order_by(table.c.workflow, table.c.seq.desc())
-    )
+    query = select(table).distinct(table.c.workflow).order_by(table.c.workflow, table.c.seq.desc())
     async with db.read() as conn:
-        rows = (await conn.execute(query)).mappings().all()
+        rows = [dict(row._mapping) for row in await conn.execute(query)]
     return {row["workflow"]: _checked(row, keyring) for row in rows}
 
 
@@ -124,8 +117,9 @@ def _checked(row: Mapping[str, Any], keyring: Keyring) -> Release | ForgedReleas
 
 
 def _mac(row: Mapping[str, Any], key: bytes) -> bytes:
-    covered = {name: row[name] for name in (*MACED, "created_at")}
-    return hmac.new(key, b"tiebreak.release\0" + canonical(covered), hashlib.sha256).digest()
+    covered = {name: row[name] for name in Release.__slots__}
+    content = canonical(tables.release_records, covered)
+    return hmac.digest(key, b"tiebreak release 1\n" + content, "sha256")
 
 
 def _release(row: Mapping[str, Any]) -> Release:

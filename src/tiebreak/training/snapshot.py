@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -75,16 +75,16 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
     )
 
 
-def _features(
-    rows: Sequence[Mapping[str, Any]], plan: FeaturePlan, schema: Schema
-) -> pl.DataFrame:
+def _features(rows: Sequence[Mapping[str, Any]], plan: FeaturePlan, schema: Schema) -> pl.DataFrame:
     tickets = [StoredTicket.from_row(row, schema) for row in rows]
     frame, context = columns(tickets, schema, plan.history.context_columns)
     features, _ = plan.columns(frame, context)
     return features.select("as_of", *plan.names)
 
 
-async def _ticket_chunks(db: Database, workflow: str, before: datetime) -> Any:
+async def _ticket_chunks(
+    db: Database, workflow: str, before: datetime
+) -> AsyncGenerator[list[dict[str, Any]]]:
     """The newest revisions of tickets with content, in `as_of` order, by keyset."""
     t, newer = tables.tickets, tables.ticket_keys.alias("newer")
     has_newer = (
@@ -103,8 +103,8 @@ async def _ticket_chunks(db: Database, workflow: str, before: datetime) -> Any:
     )
     async with db.read() as conn:
         result = await conn.stream(query)
-        async for partition in result.mappings().partitions(CHUNK):
-            yield partition
+        async for partition in result.partitions(CHUNK):
+            yield [dict(row._mapping) for row in partition]
 
 
 async def _labels(
