@@ -118,6 +118,7 @@ async def erase(connection: asyncpg.Connection, ticket_id: str, ordinal: int = 1
             erased_at=AS_OF,
             actor="a",
             reason="asked",
+            places=b"",
             **SEAL,
         )
     return erased

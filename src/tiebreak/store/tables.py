@@ -338,6 +338,9 @@ erasures = Table(
         Column("erased_at", Moment, nullable=False),
         Column("actor", Text, nullable=False),
         Column("reason", Text, nullable=False),
+        # 60 bytes an erased record: lane, seq and position of its leaf (`audit.seals.place`) and
+        # SHA-256 of what is left of it; only a leaf named here counts as erased
+        Column("places", LargeBinary, nullable=False),
     ),
 )
 

@@ -1,0 +1,146 @@
+"""Seals: what a record's leaf commits to, and how a lane's seals are chained and MACed.
+
+A leaf is SHA-256 over the record's salt and its canonical bytes. A seal holds the leaves of one
+unit of work; its head is a MAC, by a key that is not in the database, over the previous head of
+the lane and everything in the seal. Who lacks the key can neither alter nor append.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import orjson
+from sqlalchemy import DateTime, Double, LargeBinary, Table, Uuid
+
+from tiebreak.errors import IntegrityFailure
+
+SEAL_COLUMNS = ("salt", "lane", "seal_seq", "seal_position")
+LEAF_BYTES = 32
+SALT_BYTES = 16
+NO_HEAD = bytes(LEAF_BYTES)  # what stands before the first seal of a lane
+PLACE_BYTES = 28
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DOMAIN = b"tiebreak seal 1\n"
+
+
+class UnknownSealKey(IntegrityFailure):
+    """A seal names a key that the keyring does not hold."""
+
+    code = "unknown_seal_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """One link of a lane: the leaves of the records of one unit of work, in order."""
+
+    lane: uuid.UUID
+    seq: int
+    sealed_at: datetime
+    leaves: bytes
+    key_id: str
+
+    def head(self, previous: bytes, key: bytes) -> bytes:
+        """HMAC-SHA256 over the previous head and all that this seal holds, 32 bytes."""
+        key_id = self.key_id.encode()
+        fixed = struct.pack(
+            ">16sqqH", self.lane.bytes, self.seq, micros(self.sealed_at), len(key_id)
+        )
+        return hmac.digest(key, _DOMAIN + fixed + key_id + previous + self.leaves, "sha256")
+
+    def leaf(self, position: int) -> bytes:
+        """The leaf at this position; empty when there is none."""
+        return self.leaves[position * LEAF_BYTES : (position + 1) * LEAF_BYTES]
+
+    @property
+    def size(self) -> int:
+        """How many records the seal commits to."""
+        return len(self.leaves) // LEAF_BYTES
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 in UTC, exact; raises TypeError for a zone-less time."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def place(lane: uuid.UUID, seq: int, position: int) -> bytes:
+    """Where a leaf stands, as 28 bytes that sort like (lane, seq, position)."""
+    return struct.pack(">16sqi", lane.bytes, seq, position)
+
+
+def canonical(table: Table, row: Mapping[str, object]) -> bytes:
+    """The bytes a leaf commits to: the table's name and every column that is not null.
+
+    Columns stand sorted by name and nulls are left out, so a nullable column that is added later
+    leaves old leaves as they are. Floats are written as their bits, bytes as hex, times as
+    microseconds.
+    """
+    encoded: dict[str, object] = {}
+    for name, encode in _encoders(table):
+        value = row.get(name)
+        if value is not None:
+            encoded[name] = value if encode is None else encode(value)
+    return orjson.dumps([str(table.name), encoded])
+
+
+def leaf(table: Table, row: Mapping[str, object], salt: bytes) -> bytes:
+    """The 32 bytes by which a seal commits to this record."""
+    return hashlib.sha256(salt + canonical(table, row)).digest()
+
+
+def remainder(table: Table, row: Mapping[str, object]) -> bytes:
+    """The 32 bytes by which a tombstone commits to what erasure leaves of a record."""
+    return hashlib.sha256(b"erased\n" + canonical(table, row)).digest()
+
+
+@cache
+def sealed_columns(table: Table) -> tuple[str, ...]:
+    """The columns a leaf covers: all but those that say where the leaf stands."""
+    return tuple(sorted(str(c.name) for c in table.columns if c.name not in SEAL_COLUMNS))
+
+
+@cache
+def sealed_tables(tables: Sequence[Table]) -> tuple[Table, ...]:
+    """Those of the tables whose records are sealed, in the given order."""
+    return tuple(table for table in tables if "seal_position" in table.columns)
+
+
+@cache
+def _encoders(table: Table) -> tuple[tuple[str, Callable[[object], object] | None], ...]:
+    return tuple((name, _encoder(table, name)) for name in sealed_columns(table))
+
+
+def _encoder(table: Table, column: str) -> Callable[[object], object] | None:
+    kind = table.columns[column].type
+    if isinstance(kind, DateTime):
+        return _time
+    if isinstance(kind, Double):
+        return _bits
+    if isinstance(kind, LargeBinary):
+        return _hex
+    if isinstance(kind, Uuid):
+        return str
+    return None
+
+
+def _time(value: object) -> int:
+    assert isinstance(value, datetime)
+    return micros(value)
+
+
+def _bits(value: object) -> str:
+    assert isinstance(value, float | int)
+    return struct.pack(">d", value).hex()
+
+
+def _hex(value: object) -> str:
+    assert isinstance(value, bytes)
+    return value.hex()

@@ -1,0 +1,102 @@
+"""A lane writes one seal a transaction, and never builds on a head that may not exist."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from tests.databases import DatabaseUrls
+
+from tiebreak.audit.journal import entry
+from tiebreak.audit.lanes import Lane
+from tiebreak.audit.seals import NO_HEAD, Seal, leaf
+from tiebreak.settings import Keyring
+from tiebreak.store.database import Database, DatabaseUnavailable
+from tiebreak.store.tables import system_audit
+
+
+async def seals_of(db: Database, lane: Lane) -> list[asyncpg.Record]:
+    return await db.pool.fetch("SELECT * FROM audit_seals WHERE lane = $1 ORDER BY seq", lane.id)
+
+
+async def test_each_unit_is_one_seal_over_all_it_added(db: Database, keyring: Keyring) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    for size in (2, 1):
+        async with lane.unit() as unit:
+            for _ in range(size):
+                await unit.add(system_audit, [entry("ann", "a.done", "x", {"n": 1})])
+    first, second = await seals_of(db, lane)
+    assert (first["seq"], len(first["leaves"])) == (1, 64)
+    assert (second["seq"], len(second["leaves"])) == (2, 32)
+    previous = NO_HEAD
+    for row in (first, second):
+        seal = Seal(row["lane"], row["seq"], row["sealed_at"], row["leaves"], row["key_id"])
+        assert row["head"] == seal.head(previous, keyring.seal_keys["k1"])
+        previous = row["head"]
+    for row in await db.pool.fetch("SELECT * FROM system_audit"):
+        leaves = (first, second)[row["seal_seq"] - 1]["leaves"]
+        position = row["seal_position"]
+        expected = leaves[position * 32 : position * 32 + 32]
+        assert leaf(system_audit, dict(row), row["salt"]) == expected
+    writers = await db.pool.fetch("SELECT writer FROM audit_lanes WHERE lane = $1", lane.id)
+    assert [row["writer"] for row in writers] == ["test"]
+
+
+async def test_an_error_leaves_no_trace_and_the_chain_goes_on(
+    db: Database, keyring: Keyring
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    before = lane.id
+
+    async def fail() -> None:
+        async with lane.unit() as unit:
+            await unit.add(system_audit, [entry("ann", "a.done", "x")])
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        await fail()
+    assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 0
+    async with lane.unit() as unit:
+        await unit.add(system_audit, [entry("ann", "a.done", "x")])
+    assert lane.id == before
+    assert [row["seq"] for row in await seals_of(db, lane)] == [1]
+
+
+async def test_a_unit_without_sealed_rows_writes_no_seal(db: Database, keyring: Keyring) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    async with lane.unit() as unit:
+        await unit.conn.fetchval("SELECT 1")
+    assert await seals_of(db, lane) == []
+
+
+async def test_units_of_one_lane_follow_each_other(db: Database, keyring: Keyring) -> None:
+    lane = await Lane.open(db, "test", keyring)
+
+    async def add() -> None:
+        async with lane.unit() as unit:
+            await asyncio.sleep(0)
+            await unit.add(system_audit, [entry("ann", "a.done", "x")])
+
+    await asyncio.gather(*(add() for _ in range(8)))
+    assert [row["seq"] for row in await seals_of(db, lane)] == list(range(1, 9))
+
+
+async def test_a_doubtful_commit_starts_a_new_chain(
+    db: Database, keyring: Keyring, database_urls: DatabaseUrls
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    async with lane.unit() as unit:
+        await unit.add(system_audit, [entry("ann", "a.done", "x")])
+    before = lane.id
+    with pytest.raises(DatabaseUnavailable):
+        async with lane.unit() as unit:
+            await unit.add(system_audit, [entry("ann", "a.done", "y")])
+            pid = await unit.conn.fetchval("SELECT pg_backend_pid()")
+            admin = await asyncpg.connect(database_urls.admin)
+            await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+            await admin.close()
+    assert lane.id != before
+    async with lane.unit() as unit:
+        await unit.add(system_audit, [entry("ann", "a.done", "z")])
+    assert [row["seq"] for row in await seals_of(db, lane)] == [1]
