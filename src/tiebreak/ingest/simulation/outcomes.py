@@ -114,8 +114,9 @@ def _pressure(
 
 def _moving_mean(values: Floats, width: int) -> Floats:
     total = np.cumsum(np.vstack([np.zeros((1, values.shape[1])), values]), axis=0)
-    first = np.maximum(np.arange(values.shape[0]) - width // 2, 0)
-    last = np.minimum(np.arange(values.shape[0]) + width // 2, values.shape[0])
+    rows: Ints = np.arange(values.shape[0], dtype=np.int64)
+    first = np.maximum(rows - width // 2, 0)
+    last = np.minimum(rows + width // 2, values.shape[0])
     return (total[last] - total[first]) / (last - first)[:, None]
 
 

@@ -34,7 +34,9 @@ EVENT_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def ticket_table(seed: np.random.SeedSequence, label: str, world: World, draft: Draft, ends: Ends):
+def ticket_table(
+    seed: np.random.SeedSequence, label: str, world: World, draft: Draft, ends: Ends
+) -> pl.DataFrame:
     """One row a ticket, in time order; ids begin with `label`, remarks with "[simulated]"."""
     rng = np.random.default_rng(seed)
     count = draft.opened_us.size
@@ -162,18 +164,15 @@ def _members(world: World, draft: Draft) -> tuple[list[list[str]], Ints]:
     """The owners of all facilities in the dig area, and how many they are."""
     width = len(FACILITIES)
     mask = draft.facilities @ (1 << np.arange(width)) + (draft.city << width)
-    known = {
-        code: sorted(
-            {
-                world.owner_names[world.owner[code >> width, bit]]
-                for bit in range(width)
-                if code >> bit & 1
-            }
-        )
-        for code in np.unique(mask).tolist()
-    }
+    known = {code: _members_of(world, code >> width, code) for code in np.unique(mask).tolist()}
     lists = [known[code] for code in mask.tolist()]
-    return lists, np.array([len(members) for members in lists])
+    return lists, np.array([len(members) for members in lists], dtype=np.int64)
+
+
+def _members_of(world: World, city: int, mask: int) -> list[str]:
+    here: list[int] = world.owner[city].tolist()
+    names = {world.owner_names[owner] for bit, owner in enumerate(here) if mask >> bit & 1}
+    return sorted(names)
 
 
 def _prior_response(draft: Draft, ends: Ends, prior: Ints, has_prior: Flags) -> pl.Series:
@@ -186,16 +185,17 @@ def _prior_response(draft: Draft, ends: Ends, prior: Ints, has_prior: Flags) -> 
 
 
 def _remarks(rng: np.random.Generator, draft: Draft) -> list[str]:
-    choices = (
-        trades.CALM_REMARKS,
+    special: tuple[tuple[str, ...], ...] = (
+        ("",),
         trades.ACCESS_REMARKS,
         trades.CREW_REMARKS,
         trades.VAGUE_REMARKS,
     )
-    calm = rng.integers(0, len(trades.CALM_REMARKS), draft.remark.size).tolist()
-    special = rng.integers(0, 12, draft.remark.size).tolist()
+    remark: list[int] = draft.remark.tolist()
+    count = len(remark)
+    calm: list[int] = rng.integers(0, len(trades.CALM_REMARKS), count).tolist()
+    which: list[int] = rng.integers(0, 12, count).tolist()
     return [
-        f"{MARK} {trades.CALM_REMARKS[base]}"
-        + ("" if code == 0 else f" {choices[code][extra % len(choices[code])]}")
-        for code, base, extra in zip(draft.remark.tolist(), calm, special, strict=True)
+        f"{MARK} {trades.CALM_REMARKS[base]} {special[code][pick % len(special[code])]}".rstrip()
+        for code, base, pick in zip(remark, calm, which, strict=True)
     ]

@@ -179,7 +179,8 @@ def _priors(rng: np.random.Generator, excavator: Ints, kind: Ints, opened: Ints)
     order = np.argsort(excavator, kind="stable")
     keys = excavator[order] * span + elapsed[order]
     earlier = elapsed - (gap_days * DAY_US).astype(np.int64)
-    found = np.searchsorted(keys, excavator * span + np.maximum(earlier, 0)) - 1
+    wanted = excavator * span + np.maximum(earlier, 0)
+    found = keys.searchsorted(wanted) - 1
     prior = order[np.maximum(found, 0)]
     is_prior = (found >= 0) & (earlier > 0) & (excavator[prior] == excavator)
     return np.where(is_prior & ((kind == RENEWAL) | (kind == SECOND_NOTICE)), prior, -1)
