@@ -38,7 +38,7 @@ COLUMN_TYPES: dict[FieldType, pl.DataType] = {
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FEW_ROWS = 16  # up to here one call that looks at rows is faster than one a column (measured)
+_FEW_ROWS = 48  # up to here one call that looks at rows is faster than one a column (measured)
 
 Values = dict[str, Any]
 
@@ -248,10 +248,14 @@ def _unknown(name: str, known: Iterable[str], prefix: str = "") -> Problem:
 
 
 def _column(name: str, kind: pl.DataType, values: list[Any]) -> pl.Series:
-    if kind != COLUMN_TYPES[FieldType.TIMESTAMP]:
-        return pl.Series(name, values, dtype=kind)
-    moments = [None if moment is None else _microseconds(moment) for moment in values]
-    return pl.Series(name, moments, dtype=pl.Int64).cast(kind)  # twice as fast as datetimes
+    """Values as a column; the detours are twice as fast as handing Polars such objects."""
+    if kind == COLUMN_TYPES[FieldType.TIMESTAMP]:
+        moments = [None if moment is None else _microseconds(moment) for moment in values]
+        return pl.Series(name, moments, dtype=pl.Int64).cast(kind)
+    if kind == COLUMN_TYPES[FieldType.TAGS]:
+        joined = [None if tags is None else "\0".join(("", *tags)) for tags in values]
+        return pl.Series(name, joined, dtype=pl.String).str.split("\0").list.slice(1)
+    return pl.Series(name, values, dtype=kind)
 
 
 def _microseconds(moment: datetime) -> int:

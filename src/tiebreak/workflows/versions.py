@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from pydantic import BaseModel
@@ -197,7 +197,8 @@ def knob_values(knobs: Knobs) -> dict[str, float | int | str | None]:
     values: dict[str, float | int | str | None] = {}
     for name, value in knobs.model_dump(mode="json").items():
         if isinstance(value, dict):
-            values |= {f"{name}.{part}": number for part, number in value.items()}
+            cuts = cast("dict[str, float]", value)
+            values |= {f"{name}.{part}": number for part, number in cuts.items()}
         else:
             values[name] = value
     return values
