@@ -1,0 +1,63 @@
+# Needs Python 3.11 or newer and make; everything else comes from the lock file.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full check bench clean clean-data
+.SUFFIXES:
+
+PYTHON ?= python3
+UV := $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
+RUN := .venv/bin/python -m
+DEMO_ARGS ?=
+TEST_ARGS ?=
+SYNCED := .venv/.synced
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-16s %s\n' "$$name" "$$text"; done
+
+setup: $(SYNCED) ## install everything into .venv
+
+demo: $(SYNCED) ## run the whole product on simulated tickets; DEMO_ARGS=--exit stops at the end
+	@.venv/bin/tiebreak demo $(DEMO_ARGS)
+
+test: $(SYNCED) ## run the tests, within 10 minutes
+	@$(RUN) pytest -n 2 -m "not full" $(TEST_ARGS)
+
+test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data
+	@$(RUN) pytest -n 2 $(TEST_ARGS)
+
+check: $(SYNCED) ## format, lint, types, import contracts, documents
+	@$(RUN) ruff format --check
+	@$(RUN) ruff check
+	@$(RUN) pyright
+	@.venv/bin/lint-imports --no-logo
+	@$(RUN) pytest -q tests/architecture
+
+bench: $(SYNCED) ## run the benchmarks into bench/results.json
+	@$(RUN) bench
+
+clean: ## stop what runs here and remove environment and caches; data in .tiebreak stays
+	@if [ -x .venv/bin/tiebreak ] && [ -d .tiebreak ]; then .venv/bin/tiebreak down || true; fi
+	@rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: $(SYNCED) ## stop what runs here and remove its database, keys and models for good
+	@if [ -d .tiebreak ]; then .venv/bin/tiebreak down --remove-data; fi
+
+$(SYNCED): pyproject.toml uv.lock | $(filter .uv/%,$(UV))
+	@echo "Installing into .venv"
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+# A virtual environment where Python can make one; Debian's python3 may lack that, but have pip.
+.uv/bin/uv:
+	@echo "Installing uv into .uv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Tiebreak needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
+	@rm -rf .uv
+	@if $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null && $(PYTHON) -m venv .uv; then \
+		.uv/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	else \
+		rm -rf .uv; \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv; \
+	fi
