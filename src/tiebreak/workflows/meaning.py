@@ -72,7 +72,7 @@ class _Meaning:
             for name in getattr(self._draft.node(section), "entries", {}):
                 scope = Scope({name: Symbol(Type.INTEGER)}, self._calendar)
                 try:
-                    is_readable = compile_expression(name, scope).names == {name}
+                    is_readable = compile_expression(name, scope).names == frozenset({name})
                 except ExpressionError:
                     is_readable = False
                 if not is_readable:
