@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-FRAME = frozenset({"__init__", "output", "exits"})
+FRAME = frozenset({"__init__", "output", "exits", "session"})
 _FOLDER = Path(__file__).parent
 
 

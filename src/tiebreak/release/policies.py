@@ -55,7 +55,7 @@ class PolicyLibrary:
         if policy_hash in self._kept:
             self._kept.move_to_end(policy_hash)
             return LoadedPolicy(self._kept[policy_hash])
-        return await self.build(await self._parts(policy_hash))
+        return await self.build(await self.parts(policy_hash))
 
     async def build(self, parts: PolicyParts) -> LoadedPolicy:
         """Build a policy from its parts; a bundle that may not be loaded leaves rules alone.
@@ -73,7 +73,8 @@ class PolicyLibrary:
                 self._kept.popitem(last=False)
         return loaded
 
-    async def _parts(self, policy_hash: str) -> PolicyParts:
+    async def parts(self, policy_hash: str) -> PolicyParts:
+        """What the stored policy is made of. Raises `UnknownPolicy`."""
         query = select(tables.policies).where(tables.policies.c.policy_hash == policy_hash)
         async with self._db.read() as conn:
             row = (await conn.execute(query)).mappings().one_or_none()

@@ -1,0 +1,141 @@
+"""Put a policy into production, and see what is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import PersonOption, Session, act, require_person
+from tiebreak.release import records
+from tiebreak.release.proposals import Proposal, find_digest, propose
+from tiebreak.release.records import Release
+
+NO_MODEL = "none"
+
+app = typer.Typer()
+
+
+@app.callback()
+def _group() -> None:
+    """Put a policy into production, and see what is there."""
+
+
+@app.command()
+def install(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
+    approved_by: Annotated[str, typer.Option(help="Another person, who approves it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the release record.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Digest of a model bundle, or its first digits; `none` for rules alone; "
+            "default: the newest candidate."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the workflow; default: the newest.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put rules and a model into production; servers follow within a second.
+
+    Example: `tiebreak release install locate --approved-by ann --reason "first model"`
+    """
+
+    async def work(session: Session) -> tuple[Proposal, Release | None]:
+        await require_person(session.db, approved_by)
+        digest = _digest(session.artifacts, workflow, model)
+        proposal = await propose(
+            session.db,
+            session.library(),
+            session.keyring,
+            workflow,
+            ordinal=version,
+            digest=digest,
+        )
+        if dry_run:
+            return proposal, None
+        release = await records.install(
+            session.lane,
+            session.keyring,
+            proposal.parts,
+            author=session.person,
+            approver=approved_by,
+            reason=reason,
+        )
+        if digest is not None:
+            session.artifacts.set_alias(workflow, "risk_model_latest", digest)
+        return proposal, release
+
+    _tell(Output(as_json=json), *act(person, work))
+
+
+@app.command()
+def status(person: PersonOption = None, json: JsonOption = False) -> None:
+    """Show what is in production for each workflow, and since when.
+
+    Example: `tiebreak release status`
+    """
+
+    async def work(session: Session) -> list[dict[str, Any]]:
+        found = await records.current(session.db, session.keyring)
+        return [_status(workflow, release) for workflow, release in sorted(found.items())]
+
+    rows = act(person, work)
+    columns = ("workflow", "state", "policy", "model", "author", "approver", "since")
+    shown = [[_short(row[column]) for column in columns] for row in rows]
+    Output(as_json=json).result({"releases": rows}, table("In production", columns, shown))
+
+
+def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str | None:
+    if model == NO_MODEL:
+        return None
+    start = model or artifacts.read_alias(workflow, "risk_model_candidate")
+    return None if start is None else find_digest(artifacts, start)
+
+
+def _tell(output: Output, proposal: Proposal, release: Release | None) -> None:
+    changes = [
+        (change.part, _short(change.before), _short(change.after)) for change in proposal.changes
+    ]
+    told = {
+        "workflow": proposal.parts.workflow,
+        "version": proposal.ordinal,
+        "policy_hash": proposal.parts.hash,
+        "installed": release is not None,
+        "release": None if release is None else asdict(release),
+        "changes": [asdict(change) for change in proposal.changes],
+    }
+    title = "Installed" if release is not None else "Would install"
+    heading = f"{title} {proposal.parts.workflow} version {proposal.ordinal}"
+    output.result(told, table(heading, ("part", "before", "after"), changes))
+    if proposal.parts.bundle_digest is None:
+        output.note("Rules decide alone: no model is installed.")
+
+
+def _status(workflow: str, release: Release | records.ForgedRelease) -> dict[str, Any]:
+    if isinstance(release, records.ForgedRelease):
+        empty = dict.fromkeys(("policy", "model", "author", "approver", "since", "reason"))
+        return {"workflow": workflow, "state": release.code, **empty}
+    return {
+        "workflow": workflow,
+        "state": "production",
+        "policy": release.policy_hash,
+        "model": release.bundle_digest,
+        "author": release.author,
+        "approver": release.approver,
+        "since": release.created_at,
+        "reason": release.reason,
+    }
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else str(value)
+    is_hash = len(text) == 64 and text.isalnum()
+    return text[:12] if is_hash else text[:19]

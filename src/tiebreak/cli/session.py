@@ -1,0 +1,103 @@
+"""What commands that work with the store need: settings, keys, database, a lane, and who acts."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+from sqlalchemy import select
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.suggestions import did_you_mean
+from tiebreak.embedded.stack import Services, stack
+from tiebreak.errors import NotFound
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.settings import Keyring, Settings
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+
+T = TypeVar("T")
+
+PersonOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="PERSON", help="Who does this; default: your account's name."),
+]
+
+
+class UnknownPerson(NotFound):
+    """This person is not known here."""
+
+    code = "unknown_person"
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open database and everything a command acts with."""
+
+    settings: Settings
+    keyring: Keyring
+    db: Database
+    lane: Lane
+    person: str
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The folder of bundles and checkpoints."""
+        return ArtifactStore(self.settings.artifacts_dir)
+
+    @property
+    def bundle_keys(self) -> BundleKeys:
+        """The keys that sign and verify bundles."""
+        return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+
+    def library(self) -> PolicyLibrary:
+        """A new library of policies."""
+        return PolicyLibrary(self.db, self.artifacts, self.bundle_keys)
+
+
+def act(person: str | None, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` in a session of this person, and give its result.
+
+    The servers run for as long as it takes, unless they ran already. Raises `UnknownPerson`.
+    """
+
+    async def run(services: Services) -> T:
+        async with opened(services, person) as session:
+            return await work(session)
+
+    with stack(Settings.load()) as services:
+        return asyncio.run(run(services))
+
+
+@asynccontextmanager
+async def opened(services: Services, person: str | None) -> AsyncGenerator[Session]:
+    """A session of this person on running servers. Raises `UnknownPerson`."""
+    db = await Database.of(services.settings)
+    try:
+        actor = person or getpass.getuser()
+        await require_person(db, actor)
+        lane = await Lane.open(db, "cli", services.keyring)
+        yield Session(services.settings, services.keyring, db, lane, actor)
+    finally:
+        await db.close()
+
+
+async def require_person(db: Database, person: str) -> None:
+    """Raises `UnknownPerson` unless the person is registered."""
+    async with db.read() as conn:
+        known = list((await conn.execute(select(tables.persons.c.person))).scalars())
+    if person not in known:
+        hint = did_you_mean(person, known)
+        register = f"Register with `tiebreak keys create --person {person} --role ROLE`"
+        raise UnknownPerson(
+            f"There is no person {person!r} here.",
+            hint=hint or f"{register}, or say who acts with --as.",
+            person=person,
+        )

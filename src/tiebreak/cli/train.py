@@ -1,0 +1,109 @@
+"""Train a model on what is stored, and sign it as the workflow's candidate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.training.fit import Parameters
+from tiebreak.training.runs import Run, Trainer
+from tiebreak.workflows import versions
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+DEFAULTS = Parameters(valid_from=datetime.max.replace(tzinfo=UTC))
+
+
+def command(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the run's record.")] = "training",
+    known_by: Annotated[
+        datetime | None,
+        typer.Option(formats=DATES, help="Use only what was known by then (UTC); default: now."),
+    ] = None,
+    valid_from: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=DATES,
+            help="Tickets from then on (UTC) only validate; default: the latest fifth.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same data and seed give the same bytes.")] = 0,
+    trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
+    depth: Annotated[int, typer.Option(min=1, max=8)] = DEFAULTS.max_depth,
+    learning_rate: Annotated[float, typer.Option(min=0.001, max=1)] = DEFAULTS.learning_rate,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train a model and sign it as the workflow's candidate; nothing goes into production.
+
+    Example: `tiebreak train locate --known-by 2026-06-30 --reason "monthly training"`
+    """
+    output = Output(as_json=json)
+    parameters = replace(
+        DEFAULTS, seed=seed, rounds=trees, max_depth=depth, learning_rate=learning_rate
+    )
+
+    async def work(session: Session) -> Run:
+        stored = await versions.latest(session.db, workflow)
+        trainer = Trainer(session.db, session.lane, session.artifacts, session.bundle_keys)
+        with output.progress(f"Training {workflow}") as progress:
+            return await trainer.run(
+                stored.workflow,
+                known_by=_utc(known_by) or datetime.now(UTC),
+                valid_from=_utc(valid_from),
+                parameters=parameters,
+                author=session.person,
+                reason=reason,
+                progress=progress,
+            )
+
+    run = act(person, work)
+    output.result(as_data(run), metrics_table(run))
+    output.note(
+        f"Next: `tiebreak release install {workflow} --model {run.digest[:12]} "
+        "--approved-by PERSON --reason WHY`"
+    )
+
+
+def as_data(run: Run) -> dict[str, Any]:
+    """A run as plain data."""
+    kept = ("rows", "trees", "seed", "data_hash", "metrics", "parity", "versions")
+    return {
+        "run_id": str(run.run_id),
+        "workflow": run.workflow,
+        "bundle_digest": run.digest,
+        **{name: run.manifest[name] for name in kept},
+    }
+
+
+def metrics_table(run: Run) -> RenderableType:
+    """A run's figures for people."""
+    metrics, rows = run.manifest["metrics"], run.manifest["rows"]
+    figures = [
+        ("model", run.digest[:12]),
+        ("trained on", f"{rows['training']:,} tickets"),
+        ("stopped and calibrated on", f"{rows['tuning']:,} tickets"),
+        ("validated on", f"{rows['validation']:,} tickets, {metrics['positives']:,} bad ends"),
+        ("trees", run.manifest["trees"]),
+        ("AUC", _figure(metrics["auc"])),
+        ("PR-AUC", f"{_figure(metrics['pr_auc'])} (by chance {metrics['base_rate']:.3f})"),
+        ("mean score / bad ends", f"{metrics['mean_score']:.4f} / {metrics['base_rate']:.4f}"),
+        ("Brier score", f"{metrics['brier']:.4f}"),
+    ]
+    return table(f"Model for {run.workflow}, on tickets it has not seen", ("", ""), figures)
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

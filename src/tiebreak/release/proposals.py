@@ -1,0 +1,116 @@
+"""Proposals: the policy that an installation would put into production, and what it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.core.policy import PolicyParts
+from tiebreak.errors import Conflict, InvalidInput, NotFound
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.release.records import Release, current
+from tiebreak.settings import Keyring
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+from tiebreak.workflows import versions
+
+SHOWN = ("workflow_version", "rules_version", "bundle_digest", "tiebreak_version")
+
+
+class NoSuchModel(NotFound):
+    """The artifact folder holds no model of this digest."""
+
+    code = "no_such_model"
+
+
+class AmbiguousDigest(InvalidInput):
+    """More than one model begins with these digits."""
+
+    code = "ambiguous_digest"
+
+
+class ModelUnfit(Conflict):
+    """The model cannot serve with this version of the workflow."""
+
+    code = "model_unfit"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One part of the policy that would change; `before` is None when nothing is in production."""
+
+    part: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A policy that is proved to build, and what is in production now."""
+
+    parts: PolicyParts
+    ordinal: int
+    in_production: Release | None
+    changes: Sequence[Change]
+
+
+async def propose(
+    db: Database,
+    library: PolicyLibrary,
+    keyring: Keyring,
+    workflow: str,
+    *,
+    ordinal: int | None,
+    digest: str | None,
+) -> Proposal:
+    """The policy of a workflow version (None: the newest) and a bundle (None: rules alone).
+
+    Raises `UnknownWorkflow`, and `ModelUnfit` when the bundle does not load or does not fit.
+    """
+    stored = (
+        await versions.latest(db, workflow)
+        if ordinal is None
+        else await versions.get(db, workflow, ordinal)
+    )
+    parts = PolicyParts(
+        workflow=workflow,
+        workflow_version=stored.version.workflow_version,
+        rules_version=stored.version.rules_version,
+        bundle_digest=digest,
+        history_generation=await _generation(db, workflow),
+    )
+    problem = (await library.build(parts)).problem
+    if problem is not None:
+        raise ModelUnfit(problem.message, hint=problem.hint, workflow=workflow)
+    now = (await current(db, keyring)).get(workflow)
+    before = now if isinstance(now, Release) else None
+    old = None if before is None else await library.parts(before.policy_hash)
+    changes = tuple(
+        Change(part, None if old is None else getattr(old, part), getattr(parts, part))
+        for part in SHOWN
+        if old is None or getattr(old, part) != getattr(parts, part)
+    )
+    return Proposal(parts, stored.version.ordinal, before, changes)
+
+
+def find_digest(artifacts: ArtifactStore, start: str) -> str:
+    """The digest of the one stored bundle that begins so.
+
+    Raises `NoSuchModel` and `AmbiguousDigest`.
+    """
+    found = [digest for digest in artifacts.list_bundles() if digest.startswith(start)]
+    if not found:
+        raise NoSuchModel(f"No stored model begins with {start!r}.", hint="`tiebreak train` one.")
+    if len(found) > 1:
+        raise AmbiguousDigest(hint="Give more digits of it.", digests=found)
+    return found[0]
+
+
+async def _generation(db: Database, workflow: str) -> int:
+    clocks = tables.workflow_clocks
+    query = select(clocks.c.history_generation).where(clocks.c.workflow == workflow)
+    async with db.read() as conn:
+        return (await conn.execute(query)).scalar_one_or_none() or 1
