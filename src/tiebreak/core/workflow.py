@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from datetime import date, datetime
 from enum import StrEnum
-from functools import cached_property
 from typing import Annotated, Literal
 
 import orjson
@@ -225,7 +224,7 @@ class Workflow(_Frozen):
     label: Label | None = None
     retention: Retention = Retention()
 
-    @cached_property
+    @property
     def version(self) -> str:
         """Content address of this configuration: SHA-256 in hex over its canonical JSON."""
         return content_hash(self)
@@ -236,7 +235,7 @@ class RuleSet(_Frozen):
 
     rules: tuple[Rule, ...] = ()
 
-    @cached_property
+    @property
     def version(self) -> str:
         """Content address of these rules: SHA-256 in hex over their canonical JSON."""
         return content_hash(self)

@@ -1,4 +1,4 @@
-"""Release records: the audited, MACed word on which policy, and so which bundle, is in production."""
+"""Release records: the audited, MACed word on which policy is in production, and which bundle."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedR
     table = tables.release_records
     query = select(table).distinct(table.c.workflow).order_by(table.c.workflow, table.c.seq.desc())
     async with db.read() as conn:
-        rows = [dict(row._mapping) for row in await conn.execute(query)]
+        rows = [dict(row) for row in (await conn.execute(query)).mappings()]
     return {row["workflow"]: _checked(row, keyring) for row in rows}
 
 

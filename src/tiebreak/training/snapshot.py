@@ -103,8 +103,8 @@ async def _ticket_chunks(
     )
     async with db.read() as conn:
         result = await conn.stream(query)
-        async for partition in result.partitions(CHUNK):
-            yield [dict(row._mapping) for row in partition]
+        async for partition in result.mappings().partitions(CHUNK):
+            yield [dict(row) for row in partition]
 
 
 async def _labels(
