@@ -63,14 +63,15 @@ def compile_expression(
     mistakes = sorted(compiler.mistakes, key=lambda each: each.position)
     if operand is not None and not mistakes:
         mistakes = _check_result(operand, expect)
-    if operand is None or operand.type is None or mistakes:
+    type_ = None if operand is None else operand.type
+    if operand is None or type_ is None or mistakes:
         raise ExpressionError(sql, tuple(mistakes))
     operand = settled(operand)
     return Expression(
         sql=sql,
-        type=operand.type,
+        type=type_,
         names=frozenset(compiler.names),
-        value=_full_length(operand.value, operand.type.dtype),
+        value=_full_length(operand.value, type_.dtype),
         error=None if operand.error is None else _full_length(operand.error, pl.String()),
     )
 
@@ -81,7 +82,7 @@ def _check_result(operand: Operand, expect: frozenset[Type] | None) -> list[Mist
     if expect is None or operand.type in expect:
         return []
     wanted = " or ".join(sorted(type_.upper() for type_ in expect))
-    hint = "compare it with something" if expect == {Type.BOOLEAN} else ""
+    hint = "compare it with something" if expect == frozenset({Type.BOOLEAN}) else ""
     return [Mistake(f"the result is {operand.type.upper()}, not {wanted}", 0, hint)]
 
 

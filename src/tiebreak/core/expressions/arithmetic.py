@@ -31,7 +31,8 @@ _OPERATIONS: dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
 def compute(operator: str, left: Operand, right: Operand, position: int) -> Operand:
     """`left operator right` for + - * / // %, both INTEGER or NUMBER."""
     if operator == "/":
-        return _divide(settled(as_number(left)), settled(as_number(right)), position)
+        is_whole = right.type is Type.INTEGER
+        return _divide(settled(as_number(left)), settled(as_number(right)), is_whole, position)
     if operator in ("//", "%"):
         return _integer_divide(operator, left, right, position)
     low, high = _bounds(operator, left, right)
@@ -75,16 +76,23 @@ def _compute_integer(
     return integer(value, position, first_error(error, overflow), low, high)
 
 
-def _divide(left: Operand, right: Operand, position: int) -> Operand:
+def _can_be_zero(operand: Operand) -> bool:
+    return operand.low <= 0 <= operand.high and not operand.is_nonzero
+
+
+def _divide(left: Operand, right: Operand, is_whole: bool, position: int) -> Operand:
     error = first_error(left.error, right.error)
-    can_be_zero = right.low <= 0 <= right.high
+    can_be_zero = _can_be_zero(right)
     divisor = right.value
     if can_be_zero:
         is_zero = divisor == 0.0
-        error = first_error(error, code_where(is_zero, "division_by_zero"))
+        divided = is_zero & left.value.is_not_null()
+        error = first_error(error, code_where(divided, "division_by_zero"))
         divisor = pl.when(~is_zero).then(divisor)
     largest = max(abs(left.low), abs(left.high))
-    smallest = 5e-324 if can_be_zero else min(abs(right.low), abs(right.high))
+    smallest = 5e-324 if right.low <= 0 <= right.high else min(abs(right.low), abs(right.high))
+    if is_whole:
+        smallest = max(smallest, 1.0)
     bound = largest / smallest if smallest >= 1e-300 else FLOAT_MAX
     is_proven = bound < FLOAT_SAFE
     return Operand(
@@ -102,8 +110,9 @@ def _integer_divide(operator: str, left: Operand, right: Operand, position: int)
     """`//` rounds towards zero and `%` takes the sign of its left operand, as in SQL."""
     error = first_error(left.error, right.error)
     divisor = right.value
-    if right.low <= 0 <= right.high:
-        error = first_error(error, code_where(divisor == 0, "division_by_zero"))
+    if _can_be_zero(right):
+        divided = (divisor == 0) & left.value.is_not_null()
+        error = first_error(error, code_where(divided, "division_by_zero"))
         divisor = pl.when(divisor != 0).then(divisor)
     largest = int(max(abs(left.low), abs(left.high)))
     if left.low >= 0 and right.low >= 0:

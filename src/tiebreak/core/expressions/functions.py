@@ -1,4 +1,4 @@
-"""The registry of functions: names, parameters and what each compiles to. No other can be called."""
+"""The registry of functions: names, parameters, what each compiles to. No other can be called."""
 
 from __future__ import annotations
 

@@ -27,10 +27,11 @@ class Operand:
     """One compiled part.
 
     `type` None is a bare NULL, which fits any type. `low` and `high` bound the value of an
-    INTEGER or NUMBER, and of a DATE or TIMESTAMP in days since 1970. `is_raw` marks a NUMBER whose value may still be NaN or infinite, which
-    stands for the error "overflow"; `settled` turns it into NULL plus that error. `texts` are
-    all the values a TEXT (or the entries of TAGS) can have, where that is known. `literal` is
-    the value of a constant as written.
+    INTEGER or NUMBER, and of a DATE or TIMESTAMP in days since 1970. `is_raw` marks a NUMBER
+    whose value may still be NaN or infinite, which stands for the error "overflow"; `settled`
+    turns it into NULL plus that error. `texts` are all the values a TEXT (or the entries of
+    TAGS) can have, where that is known. `is_nonzero` marks a number that is never 0. `literal`
+    is the value of a constant as written.
     """
 
     type: Type | None
@@ -41,6 +42,7 @@ class Operand:
     high: float = FLOAT_MAX
     is_raw: bool = False
     texts: frozenset[str] | None = None
+    is_nonzero: bool = False
     literal: Any = None
     symbol: str = ""  # the column's name where the part is a bare column
 

@@ -18,7 +18,8 @@ MAX_DEPTH = 32
 _COMPARISONS = frozenset({"=", "==", "<>", "!=", "<", "<=", ">", ">="})
 _CANONICAL = {"==": "=", "!=": "<>"}
 _FOREIGN = frozenset(
-    ["select", "from", "where", "with", "union", "exists", "over", "interval", "any", "all", "some", "distinct", "insert", "update", "delete", "create", "drop", "copy", "attach", "group", "order", "limit", "having", "join", "lambda"]
+    """select from where with union exists over interval any all some distinct insert update delete
+    create drop copy attach group order limit having join lambda""".split()  # noqa: SIM905
 )
 
 
@@ -39,7 +40,7 @@ class _Parser:
         if self._token.kind is Kind.END:
             raise SyntaxMistake("the expression is empty", 0)
         node = self._expression()
-        if self._token.kind is not Kind.END:
+        if self._at < len(self._tokens) - 1:
             raise self._unexpected("an operator or the end")
         return node
 
@@ -252,8 +253,7 @@ class _Parser:
         token = self._next()
         if not token.is_quoted:
             if token.text in ("date", "timestamp") and self._token.kind is Kind.TEXT:
-                kind = cast(OneOf["date", "timestamp"], token.text)
-                return syntax.Moment(kind, self._next().text, token.position)
+                return syntax.Moment(token.text, self._next().text, token.position)
             if token.text in ("cast", "try_cast") and self._is("("):
                 return self._cast(token)
         if not self._accept("("):

@@ -75,7 +75,8 @@ def substr(operand: Operand, start: Operand, count: Operand | None, position: in
     wanted = count.value.clip(-1, _LONGEST * 2)
     errors.append(count.error)
     if count.low < 0:
-        errors.append(code_where(wanted < 0, "out_of_range"))
+        present = operand.value.is_not_null() & begin.is_not_null()
+        errors.append(code_where((wanted < 0) & present, "out_of_range"))
         wanted = pl.when(wanted >= 0).then(wanted)
     if start.low < 1:
         wanted = (wanted + (begin - 1).clip(upper_bound=0)).clip(lower_bound=0)

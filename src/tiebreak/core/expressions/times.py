@@ -147,7 +147,7 @@ class LocalCalendar:
     def add_business_days(self, start: Operand, count: Operand, position: int) -> Operand:
         """The `count`-th business day after (before, when negative) the day; the day for 0."""
         day = self.day(start, position)
-        steps, error = _limited(count, MAX_BUSINESS_DAYS)
+        steps, error = _limited(count, MAX_BUSINESS_DAYS, day.value)
         small = steps.cast(pl.Int32)
         # Rolling against the direction makes the first step land on the first business day.
         after, before = (
@@ -197,7 +197,7 @@ def between(unit: str, start: Operand, end: Operand, position: int) -> Operand:
 def add(unit: str, start: Operand, count: Operand, position: int) -> Operand:
     """The date or moment `count` days (of 24 hours) or hours later."""
     limit, scale = (MAX_HOURS, 24) if unit == "hours" else (MAX_DAYS, 1)
-    steps, error = _limited(count, limit)
+    steps, error = _limited(count, limit, start.value)
     moved = start.value + (steps * _MICROSECONDS[unit]).cast(pl.Duration("us"))
     low = start.low + max(count.low, -limit) / scale
     high = start.high + min(count.high, limit) / scale
@@ -205,13 +205,14 @@ def add(unit: str, start: Operand, count: Operand, position: int) -> Operand:
     return _within_calendar(Operand(start.type, moved, position, error, low=low, high=high))
 
 
-def _limited(count: Operand, limit: int) -> tuple[pl.Expr, pl.Expr | None]:
-    """The count where it is within limits, and the error where it is not."""
+def _limited(count: Operand, limit: int, start: pl.Expr) -> tuple[pl.Expr, pl.Expr | None]:
+    """The count where it is within limits; the error where it is not and there is a start."""
     count = settled(count)
     if -limit <= count.low and count.high <= limit:
         return count.value, None
     is_within = count.value.is_between(-limit, limit)
-    return pl.when(is_within).then(count.value), code_where(~is_within, "out_of_range")
+    is_beyond = ~is_within & start.is_not_null()
+    return pl.when(is_within).then(count.value), code_where(is_beyond, "out_of_range")
 
 
 def _within_calendar(operand: Operand) -> Operand:

@@ -21,7 +21,8 @@ _PATTERN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 RESERVED = frozenset(
-    ["and", "or", "not", "in", "is", "like", "ilike", "escape", "between", "case", "when", "then", "else", "end", "null", "true", "false"]
+    """and or not in is like ilike escape between case when then else end
+    null true false""".split()  # noqa: SIM905
 )
 
 
