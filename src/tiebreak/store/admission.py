@@ -1,0 +1,212 @@
+"""Admission: a batch of submissions becomes ticket revisions with one `as_of` and their context.
+
+All of it happens in the caller's unit, under the workflow's history lock, in a fixed number of
+statements whatever the batch holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from tiebreak.core.history import HistoryOverflow, HistoryPlan
+from tiebreak.core.tickets import Schema, Submission
+from tiebreak.core.workflow import EventKind
+from tiebreak.settings import Keyring
+from tiebreak.store import revisions, tables
+from tiebreak.store.firsts import first_tickets
+from tiebreak.store.history import EntityKeys, Known, Ledger, Tick, keys_of, read, tick
+from tiebreak.store.keyed import content_key, ticket_hash
+from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
+from tiebreak.store.unit import Unit
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The submission is a new revision: `Admission.tickets[index]`, which duplicates share."""
+
+    revision: int
+    index: int
+
+
+Result = Admitted | Existing | RevisionConflict | HistoryOverflow
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What became of a batch: a result a submission, and the rows of new ticket revisions."""
+
+    as_of: datetime
+    results: Sequence[Result]
+    tickets: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """The submissions of a batch that are new revisions, in order."""
+
+    index: list[int]  # in the batch
+    news: list[New]
+    frame: pl.DataFrame
+    keys: EntityKeys  # of the entities each ticket has: its context
+    booked_on: EntityKeys  # of the entities its first revision has: its events
+
+    def without(self, refused: set[int]) -> _Fresh:
+        """Those that are left when these rows and all that build on them are not admitted."""
+        keep = [row for row in range(len(self.index)) if row not in refused]
+        return _Fresh(
+            [self.index[row] for row in keep],
+            [self.news[row] for row in keep],
+            self.frame[keep],
+            _take(self.keys, keep),
+            _take(self.booked_on, keep),
+        )
+
+
+async def admit(
+    unit: Unit,
+    workflow: str,
+    plan: HistoryPlan,
+    schema: Schema,
+    submissions: Sequence[Submission],
+    *,
+    actors: Sequence[str],
+    received_at: Sequence[datetime],
+    keyring: Keyring,
+    as_of: datetime | None = None,
+    origin: str = "live",
+) -> Admission:
+    """Admit a batch; its members do not see each other, equal ones share one revision.
+
+    A result that is an error concerns its submission alone. Raises `ClockBehind` when `as_of` is
+    given and not later than the workflow's clock, `HistoryNotReady` for a plan of other slots.
+    """
+    frame = schema.frame([submission.values for submission in submissions])
+    keys = keys_of(plan, frame, keyring.entity_key)
+    content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
+
+    moment = await tick(unit.conn, workflow, plan, at=as_of, is_admission=True)
+    stored = await revisions.find(unit.conn, workflow, submissions)
+    numbered = revisions.number(submissions, content_keys, stored)
+    fresh = await _fresh(unit, plan, schema, submissions, numbered, frame, keys, keyring)
+    known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
+    ledger, fresh = _book(moment, known, fresh, submissions)
+
+    contexts = _contexts(plan, moment, known, fresh)
+    rows: list[Row] = [
+        {
+            "as_of": moment.at,
+            "workflow": workflow,
+            "ticket_id": submissions[i].ticket_id,
+            "revision": new.revision,
+            "received_at": received_at[i],
+            "origin": origin,
+            "actor": actors[i],
+            "content": submissions[i].content.decode(),
+            "context": context,
+            "ticket_hash": ticket_hash(keyring.sampling_key, workflow, submissions[i].ticket_id),
+        }
+        for i, new, context in zip(fresh.index, fresh.news, contexts, strict=True)
+    ]
+    claims = [
+        row | {"content_hash": content_keys[i]} for i, row in zip(fresh.index, rows, strict=True)
+    ]
+    await ledger.write(unit)
+    await unit.copy(tables.ticket_keys, claims)
+    await unit.add(tables.tickets, rows)
+    return Admission(moment.at, _results(numbered, fresh), rows)
+
+
+async def _fresh(
+    unit: Unit,
+    plan: HistoryPlan,
+    schema: Schema,
+    submissions: Sequence[Submission],
+    numbered: Sequence[Numbered],
+    frame: pl.DataFrame,
+    keys: EntityKeys,
+    keyring: Keyring,
+) -> _Fresh:
+    leaders = {i: r for i, r in enumerate(numbered) if isinstance(r, New) and r.leader == i}
+    index, news = list(leaders), list(leaders.values())
+    if len(index) < frame.height:
+        frame, keys = frame[index], _take(keys, index)
+    if all(new.revision == 1 for new in news):
+        return _Fresh(index, news, frame, keys, keys)
+    firsts = {
+        submissions[i].ticket_id: row for row, i in enumerate(index) if news[row].revision == 1
+    }
+    missing = {submissions[i].ticket_id for i in index} - firsts.keys()
+    earlier = await first_tickets(unit.conn, plan.workflow.name, missing, schema)
+    earlier_keys = keys_of(plan, schema.frame(list(earlier.values())), keyring.entity_key)
+    rows_of_earlier = {ticket_id: row for row, ticket_id in enumerate(earlier)}
+    booked_on: dict[str, list[bytes | None]] = {}
+    for entity, own in keys.items():
+        column: list[bytes | None] = []
+        for i in index:
+            ticket_id = submissions[i].ticket_id
+            if ticket_id in firsts:
+                column.append(own[firsts[ticket_id]])
+            else:
+                row = rows_of_earlier.get(ticket_id)
+                column.append(None if row is None else earlier_keys[entity][row])
+        booked_on[entity] = column
+    return _Fresh(index, news, frame, keys, booked_on)
+
+
+def _book(
+    moment: Tick, known: Known, fresh: _Fresh, submissions: Sequence[Submission]
+) -> tuple[Ledger, _Fresh]:
+    """Book the arrivals; tickets whose totals would overflow are left out, with all they bring."""
+    while True:
+        ledger = Ledger.of(moment, known)
+        is_first = np.array([new.revision == 1 for new in fresh.news], dtype=np.bool_)
+        refused = ledger.book(EventKind.ARRIVED, fresh.frame, is_first, fresh.booked_on)
+        if not refused:
+            return ledger, fresh
+        tickets = {submissions[fresh.index[row]].ticket_id for row in refused}
+        fresh = fresh.without(
+            {row for row, i in enumerate(fresh.index) if submissions[i].ticket_id in tickets}
+        )
+
+
+def _contexts(plan: HistoryPlan, moment: Tick, known: Known, fresh: _Fresh) -> list[str]:
+    """The context of each ticket as canonical JSON; what is not known is left out."""
+    times = np.full(len(fresh.index), moment.at_us, dtype=np.int64)
+    context = plan.context(times, known.of(fresh.keys))
+    names = context.columns
+    if not names:
+        return ["{}"] * len(fresh.index)
+    return [
+        orjson.dumps(
+            {name: value for name, value in zip(names, row, strict=True) if value is not None},
+            option=orjson.OPT_SORT_KEYS,
+        ).decode()
+        for row in context.rows()
+    ]
+
+
+def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
+    place = {i: row for row, i in enumerate(fresh.index)}
+    results: list[Result] = []
+    for found in numbered:
+        match found:
+            case New(revision, leader) if leader in place:
+                results.append(Admitted(revision, place[leader]))
+            case New():
+                results.append(HistoryOverflow())
+            case Existing() | RevisionConflict():
+                results.append(found)
+    return results
+
+
+def _take(keys: EntityKeys, rows: Sequence[int]) -> Mapping[str, list[bytes | None]]:
+    return {entity: [column[row] for row in rows] for entity, column in keys.items()}

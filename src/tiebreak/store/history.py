@@ -1,0 +1,358 @@
+"""The history log: a workflow's clock and lock, its slots, probes of a whole batch, appends.
+
+The row of `workflow_clocks` is the workflow's history lock. Whoever books events ticks the clock
+first, so that `known_at` in the log, and `as_of` of tickets, only ever grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tiebreak.core.history import (
+    EMPTY,
+    HistoryOverflow,
+    HistoryPlan,
+    Probe,
+    Slot,
+    accumulate,
+    initial,
+)
+from tiebreak.core.workflow import EventKind
+from tiebreak.errors import Conflict, IntegrityFailure
+from tiebreak.store.keyed import entity_key
+from tiebreak.store.tables import history_log
+from tiebreak.store.unit import Connection, Unit
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+EntityKeys = Mapping[str, Sequence[bytes | None]]
+
+
+class ClockBehind(Conflict):
+    """The time given is not later than what the workflow has already recorded."""
+
+    code = "clock_behind"
+
+
+class HistoryNotReady(Conflict):
+    """The history log does not keep the totals that this version of the workflow reads."""
+
+    code = "history_not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One moment of a workflow, held under its lock until the transaction ends."""
+
+    workflow: str
+    at: datetime
+    generation: int
+    order: Mapping[str, NDArray[np.intp]]  # by entity: where in the log's row each slot stands
+
+    @property
+    def at_us(self) -> int:
+        """The moment in microseconds since 1970."""
+        return (self.at - EPOCH) // _MICROSECOND
+
+
+async def tick(
+    conn: Connection,
+    workflow: str,
+    plan: HistoryPlan,
+    *,
+    at: datetime | None = None,
+    is_admission: bool = False,
+) -> Tick:
+    """Lock the workflow's history and take the next moment: now, or one microsecond later.
+
+    `at` demands this very moment and raises `ClockBehind` when it is not later than the last.
+    Raises `HistoryNotReady` when the log keeps other slots than the plan's. The slots of a
+    workflow without history are registered here.
+    """
+    statement = _TICK_ADMISSION if is_admission else _TICK
+    row = await conn.fetchrow(statement, workflow, at)
+    if row is None:
+        await conn.execute(_OPEN_CLOCK, workflow, EPOCH)
+        row = await conn.fetchrow(statement, workflow, at)
+    if at is not None and row["last_as_of"] != at:
+        raise ClockBehind(
+            hint="Older history is imported before live tickets, or into a new generation.",
+            workflow=workflow,
+        )
+    generation = row["history_generation"]
+    order = _order(plan, tuple(row["slots"]))
+    if order is None:
+        order = await _register(conn, workflow, generation, plan)
+    return Tick(workflow, row["last_as_of"], generation, order)
+
+
+async def _register(
+    conn: Connection, workflow: str, generation: int, plan: HistoryPlan
+) -> Mapping[str, NDArray[np.intp]]:
+    """Write the plan's slots for a generation without any; under the workflow's lock."""
+    if not await conn.fetchval(_HAS_SLOTS, workflow, generation):
+        rows = [(e, i, slot.id) for e, slots in plan.slots.items() for i, slot in enumerate(slots)]
+        entities, positions, ids = zip(*rows, strict=True)
+        await conn.execute(_ADD_SLOTS, workflow, generation, entities, positions, ids)
+    order = _order(plan, tuple(await conn.fetchval(_SLOTS, workflow, generation)))
+    if order is None:
+        raise HistoryNotReady(
+            hint="Build a new generation of the history for this version first.",
+            workflow=workflow,
+        )
+    return order
+
+
+@lru_cache(maxsize=64)
+def _order(plan: HistoryPlan, stored: tuple[str, ...]) -> dict[str, NDArray[np.intp]] | None:
+    """Where each slot of the plan stands in the log; None when the log keeps other slots.
+
+    Slots the log keeps but the plan lacks would silently stop growing: that is refused, too.
+    """
+    positions: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for slot_id in stored:
+        entity = slot_id.partition(".")[0]
+        positions[slot_id] = sizes.get(entity, 0)
+        sizes[entity] = positions[slot_id] + 1
+    wanted = {slot.id for slots in plan.slots.values() for slot in slots}
+    if wanted != positions.keys():
+        return None
+    return {
+        entity: np.array([positions[slot.id] for slot in slots], dtype=np.intp)
+        for entity, slots in plan.slots.items()
+    }
+
+
+def keys_of(
+    plan: HistoryPlan, tickets: pl.DataFrame, secret: bytes
+) -> dict[str, list[bytes | None]]:
+    """By entity, the key of each ticket's entity in the log; None where the ticket has none."""
+    workflow = plan.workflow.name
+    return {
+        entity: [
+            None if text is None else entity_key(secret, workflow, entity, text) for text in texts
+        ]
+        for entity, texts in plan.entity_texts(tickets).items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one query found in the log: totals of each entity just before each probe's time."""
+
+    plan: HistoryPlan
+    rows: Mapping[str, Mapping[bytes, int]]  # by entity: the row of each key
+    totals: Mapping[Probe, Ints]  # (keys of the entity, slots), in the plan's order
+
+    def of(self, keys: EntityKeys) -> dict[Probe, tuple[Ints, Flags]]:
+        """The totals of these tickets' entities and whether they have the entity, by probe."""
+        found: dict[Probe, tuple[Ints, Flags]] = {}
+        for probe, totals in self.totals.items():
+            rows = self.rows[probe.entity]
+            index = np.array([-1 if k is None else rows[k] for k in keys[probe.entity]], np.intp)
+            found[probe] = (totals[index], index >= 0)
+        return found
+
+
+async def read(conn: Connection, tick: Tick, plan: HistoryPlan, *groups: EntityKeys) -> Known:
+    """Probe the log for every entity in these groups of tickets, all in one query.
+
+    Cost is one index probe a pair of entity and window, however busy the entity is.
+    """
+    rows = {
+        entity: {key: i for i, key in enumerate(_distinct(groups, entity))} for entity in plan.slots
+    }
+    totals: dict[Probe, Ints] = {}
+    keys: list[bytes] = []
+    bounds: list[datetime] = []
+    targets: list[tuple[Probe, int]] = []
+    for probe in plan.probes:
+        known = rows[probe.entity]
+        # One row more than there are keys: tickets without the entity point at the last.
+        totals[probe] = np.tile(initial(plan.slots[probe.entity]), (len(known) + 1, 1))
+        bound = tick.at if probe.window_us is None else tick.at - probe.window_us * _MICROSECOND
+        keys += known
+        bounds += [bound] * len(known)
+        targets += [(probe, row) for row in known.values()]
+    if keys:
+        for found in await conn.fetch(_PROBE, tick.workflow, tick.generation, keys, bounds):
+            probe, row = targets[int(found["number"]) - 1]
+            totals[probe][row] = _integers(found["totals"])[tick.order[probe.entity]]
+    return Known(plan, rows, totals)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The totals of entities while events of one moment are booked on them."""
+
+    plan: HistoryPlan
+    tick: Tick
+    known: Known
+    _changed: dict[str, dict[bytes, Ints]]
+
+    @classmethod
+    def of(cls, tick: Tick, known: Known) -> Ledger:
+        """A ledger that begins with the totals just before the tick."""
+        return cls(known.plan, tick, known, {entity: {} for entity in known.plan.slots})
+
+    def book(
+        self, on: EventKind, events: pl.DataFrame, is_first: Flags, keys: EntityKeys
+    ) -> set[int]:
+        """Book events of one kind in their order; the rows refused because a total overflows."""
+        times = np.full(events.height, self.tick.at_us, dtype=np.int64)
+        try:
+            self._book(self.plan.deltas(on, events, times, is_first), keys)
+        except HistoryOverflow:
+            return self._book_each(on, events, is_first, keys)
+        return set()
+
+    def _book_each(
+        self, on: EventKind, events: pl.DataFrame, is_first: Flags, keys: EntityKeys
+    ) -> set[int]:
+        refused: set[int] = set()
+        for i in range(events.height):
+            time = np.array([self.tick.at_us], dtype=np.int64)
+            one = {entity: [column[i]] for entity, column in keys.items()}
+            try:
+                self._book(self.plan.deltas(on, events[i : i + 1], time, is_first[i : i + 1]), one)
+            except HistoryOverflow:
+                refused.add(i)
+        return refused
+
+    def _book(self, deltas: Mapping[str, Ints], keys: EntityKeys) -> None:
+        """Add to the totals of all entities, or of none when one overflows."""
+        changed = [
+            (entity, self._totals(entity, addends, keys[entity]))
+            for entity, addends in deltas.items()
+        ]
+        for entity, totals in changed:
+            self._changed[entity].update(totals)
+
+    def _totals(
+        self, entity: str, addends: Ints, keys: Sequence[bytes | None]
+    ) -> dict[bytes, Ints]:
+        slots = self.plan.slots[entity]
+        touched = [i for i in _effective(addends, slots) if keys[i] is not None]
+        if not touched:
+            return {}
+        owners = [key for i in touched if (key := keys[i]) is not None]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(owners))}
+        start = np.stack([self._now(entity, key) for key in rows])
+        owner_rows = np.array([rows[key] for key in owners], dtype=np.int64)
+        totals = accumulate(start, owner_rows, addends[touched], slots)
+        return {key: totals[i] for i, key in enumerate(owners)}
+
+    def _now(self, entity: str, key: bytes) -> Ints:
+        changed = self._changed[entity].get(key)
+        if changed is not None:
+            return changed
+        return self.known.totals[Probe(entity, None)][self.known.rows[entity][key]]
+
+    async def write(self, unit: Unit) -> None:
+        """Append one row an entity with what was booked on it."""
+        await unit.copy(
+            history_log,
+            [
+                row_of(self.tick.workflow, self.tick.generation, key, self.tick.at, stored)
+                for entity, totals in self._changed.items()
+                for key, total in totals.items()
+                for stored in [in_stored_order(total, self.tick.order[entity])]
+            ],
+        )
+
+
+def in_stored_order(totals: Ints, order: NDArray[np.intp]) -> list[int]:
+    """Totals in the plan's order as the log stores them."""
+    stored = np.empty_like(totals)
+    stored[order] = totals
+    return stored.tolist()
+
+
+def row_of(
+    workflow: str, generation: int, key: bytes, known_at: datetime, totals: list[int]
+) -> dict[str, object]:
+    """A row of `history_log`; `totals` in stored order."""
+    return {
+        "workflow": workflow,
+        "generation": generation,
+        "entity_key": key,
+        "known_at": known_at,
+        "totals": totals,
+    }
+
+
+def _distinct(groups: Sequence[EntityKeys], entity: str) -> list[bytes]:
+    keys = dict.fromkeys(key for group in groups for key in group[entity])
+    return [key for key in keys if key is not None]
+
+
+def _effective(addends: Ints, slots: tuple[Slot, ...]) -> list[int]:
+    """The events that change any total."""
+    nothing = np.array([0 if slot.how == "sum" else EMPTY for slot in slots], dtype=np.int64)
+    return np.flatnonzero((addends != nothing).any(axis=1)).tolist()
+
+
+def _integers(binary: bytes) -> Ints:
+    """The elements of a one-dimensional int8 array in Postgres' binary form."""
+    values = np.frombuffer(binary, dtype=_ELEMENT, offset=_ARRAY_HEADER_BYTES)
+    if not (values["size"] == 8).all():
+        raise IntegrityFailure("A row of the history log holds a null.")
+    return values["value"].astype(np.int64)
+
+
+_ARRAY_HEADER_BYTES = 20
+_ELEMENT = np.dtype([("size", ">i4"), ("value", ">i8")])
+
+_TICK = """
+    UPDATE workflow_clocks c
+    SET last_as_of = greatest(
+        coalesce($2, clock_timestamp()), c.last_as_of + interval '1 microsecond')
+    WHERE c.workflow = $1
+    RETURNING c.last_as_of, c.history_generation, ARRAY(
+        SELECT s.slot FROM history_slots s
+        WHERE s.workflow = c.workflow AND s.generation = c.history_generation
+        ORDER BY s.entity, s.position) AS slots
+"""
+
+# An admission need not wait for the disk: nothing is acknowledged before the decision's commit,
+# which does wait, and which flushes all of the log before it, this transaction's part included.
+_TICK_ADMISSION = _TICK + ", set_config('synchronous_commit', 'off', true)"
+
+_OPEN_CLOCK = """
+    INSERT INTO workflow_clocks (workflow, last_as_of, decided_through) VALUES ($1, $2, $2)
+    ON CONFLICT DO NOTHING
+"""
+
+_HAS_SLOTS = "SELECT EXISTS (SELECT FROM history_slots WHERE workflow = $1 AND generation = $2)"
+
+_ADD_SLOTS = """
+    INSERT INTO history_slots (workflow, generation, entity, position, slot)
+    SELECT $1, $2, new.* FROM unnest($3::text[], $4::int[], $5::text[]) AS new
+"""
+
+_SLOTS = """
+    SELECT ARRAY(
+        SELECT slot FROM history_slots WHERE workflow = $1 AND generation = $2
+        ORDER BY entity, position)
+"""
+
+_PROBE = """
+    SELECT p.number, array_send(h.totals) AS totals
+    FROM unnest($3::bytea[], $4::timestamptz[]) WITH ORDINALITY AS p (key, before, number)
+    CROSS JOIN LATERAL (
+        SELECT l.totals FROM history_log l
+        WHERE l.workflow = $1 AND l.generation = $2
+          AND l.entity_key = p.key AND l.known_at < p.before
+        ORDER BY l.known_at DESC LIMIT 1) h
+"""
