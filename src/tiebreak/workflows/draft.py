@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.times import timestamp_reader
@@ -37,6 +37,7 @@ from tiebreak.workflows.source import (
     Scalar,
     Sequence,
     descend,
+    plain,
     read_document,
 )
 
@@ -52,13 +53,26 @@ FILES: dict[str, tuple[str, ...]] = {
 
 
 class _Head(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     title: str
     time: Name
     description: str = ""
     ticket_id: str = "ticket_id"
+
+
+class _Top(_Head):
+    """All keys of `workflow.yaml`, so that a mistaken key is compared with every one of them."""
+
+    calendar: object = None
+    fields: object = None
+    outcome_fields: object = None
+    events: object = None
+    entities: object = None
+    label: object = None
+    knobs: object = None
+    retention: object = None
 
 
 class Example(BaseModel):
@@ -113,7 +127,10 @@ def read_draft(folder: Path) -> Draft:
     """Read a workflow's folder; mistakes of form are in the draft, what they spoil is left out."""
     mistakes = Mistakes()
     sections = _sections(folder, mistakes)
-    return _Reading(sections, mistakes).draft()
+    if "workflow.yaml" in {place.file for place in sections.keys.values()}:
+        return _Reading(sections, mistakes).draft()
+    empty = _Reading(Mapping({}, {}, sections.place), Mistakes()).draft()
+    return replace(empty, mistakes=mistakes)
 
 
 def _sections(folder: Path, mistakes: Mistakes) -> Mapping:
@@ -140,13 +157,10 @@ def _sections(folder: Path, mistakes: Mistakes) -> Mapping:
             if elsewhere is not None and elsewhere != name:
                 place, hint = document.root.keys[key], f"move it to {elsewhere}"
                 mistakes.add(place, "misplaced_key", f"`{key}` does not belong here", hint)
-        unknown = Mapping(
-            {k: v for k, v in document.root if k not in owners},
-            document.root.keys,
-            document.root.place,
-        )
-        unknown_keys(unknown, keys, mistakes)
-        merged.entries.update((k, v) for k, v in document.root if k in keys)
+        mine = {k: v for k, v in document.root if k in keys or k not in owners}
+        if name != "workflow.yaml":
+            unknown_keys(Mapping(mine, document.root.keys, document.root.place), keys, mistakes)
+        merged.entries.update(mine)
         merged.keys.update(document.root.keys)
     return merged
 
@@ -160,10 +174,7 @@ class _Reading:
         self._broken: set[str] = set()
 
     def draft(self) -> Draft:
-        head_keys = {k: v for k, v in self._sections if k in _Head.model_fields}
-        head_node = Mapping(head_keys, self._sections.keys, self._sections.place)
-        head = model_of(_Head, head_node, self._mistakes)
-        named = head or _Head(name="unnamed", title="", time="unnamed")
+        named = self._head()
         calendar = self._calendar()
         label = self._one("label", Label)
         workflow = Workflow(
@@ -181,6 +192,19 @@ class _Reading:
         rules = RuleSet(rules=tuple(self._rules(calendar)))
         examples = self._examples()
         return Draft(self._sections, workflow, rules, examples, self._mistakes, self._broken)
+
+    def _head(self) -> _Head:
+        elsewhere = {key for name in FILES if name != "workflow.yaml" for key in FILES[name]}
+        own = {k: v for k, v in self._sections if k not in elsewhere}
+        node = Mapping(own, self._sections.keys, self._sections.place)
+        top = model_of(_Top, node, self._mistakes)
+        if top is not None:
+            return _Head(**top.model_dump(include=set(_Head.model_fields)))
+        try:
+            return _Head(name="unnamed", title="", time=plain(own["time"]))  # pyright: ignore[reportArgumentType]
+        except (KeyError, ValidationError):
+            self._broken.add("unnamed")
+            return _Head(name="unnamed", title="", time="unnamed")
 
     def _section(self, name: str) -> dict[str, Node]:
         return entries(self._sections.entries.get(name), name, self._mistakes)

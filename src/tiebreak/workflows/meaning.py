@@ -70,6 +70,8 @@ class _Meaning:
         """A name that SQL keeps for itself could never be read."""
         for section in ("fields", "outcome_fields", "features"):
             for name in getattr(self._draft.node(section), "entries", {}):
+                if name in self._draft.broken:
+                    continue
                 scope = Scope({name: Symbol(Type.INTEGER)}, self._calendar)
                 try:
                     is_readable = compile_expression(name, scope).names == frozenset({name})
@@ -109,7 +111,7 @@ class _Meaning:
     def _row_features(self) -> Scope:
         """Check row features from the top down; the scope that rules read."""
         symbols = {**self._after(), **ticket_scope(self._workflow).symbols}
-        symbols |= self._history_symbols()
+        symbols = self._history_symbols() | symbols
         for feature in self._workflow.features:
             if not isinstance(feature, RowFeature):
                 continue
@@ -120,7 +122,7 @@ class _Meaning:
             if compiled is None:
                 self._draft.broken.add(feature.name)
             else:
-                symbols[feature.name] = Symbol(compiled.type)
+                symbols.setdefault(feature.name, Symbol(compiled.type))
         return Scope(symbols, self._calendar)
 
     def _history_symbols(self) -> dict[str, Symbol]:

@@ -23,6 +23,7 @@ _KINDS = {
     "model_type": "must be a mapping of keys",
     "dict_type": "must be a mapping of keys",
     "missing": "is missing",
+    "too_short": "must not be empty",
 }
 
 
@@ -70,8 +71,14 @@ def model_of(
     try:
         return kind.model_validate_json(orjson.dumps(data), strict=True)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            mistakes.found.append(_mistake(kind, node, cast("dict[str, Any]", detail), key))
+        details = cast("list[dict[str, Any]]", error.errors(include_url=False))
+        found = [_mistake(kind, node, detail, key) for detail in details]
+        meant = {f.hint for f in found if f.code == "unknown_key"}
+        mistakes.extend(
+            mistake
+            for mistake, detail in zip(found, details, strict=True)
+            if mistake.code != "missing" or f"did you mean `{detail['loc'][-1]}`?" not in meant
+        )
         return None
 
 
