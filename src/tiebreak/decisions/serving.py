@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from tiebreak.audit.lanes import Lane
+from tiebreak.core.history import HistoryOverflow
 from tiebreak.core.stored import StoredTicket
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
@@ -18,8 +19,10 @@ from tiebreak.decisions.batcher import Batch, Pending, Settle
 from tiebreak.decisions.rows import Row, decide_stored, decision_rows
 from tiebreak.errors import NotFound
 from tiebreak.settings import Keyring
-from tiebreak.store import admission, commit, reading
+from tiebreak.store import commit, reading
+from tiebreak.store.admission import Admission, Admitted, admit
 from tiebreak.store.database import Database
+from tiebreak.store.revisions import Existing, RevisionConflict
 
 log = structlog.get_logger()
 
@@ -59,7 +62,7 @@ class Serving:
         """Admit a batch in one short transaction; the rest happens when it is settled."""
         active = self._active.get(workflow)
         async with self._admission_lane.unit() as unit:
-            admitted = await admission.admit(
+            admitted = await admit(
                 unit,
                 workflow,
                 active.policy.features_plan.history,
@@ -75,16 +78,16 @@ class Serving:
 
         return settle
 
-    async def _settle(self, active: Active, batch: Batch, admitted: admission.Admission) -> None:
+    async def _settle(self, active: Active, batch: Batch, admitted: Admission) -> None:
         fresh: dict[int, list[Pending]] = {}
-        earlier: list[tuple[Pending, admission.Existing]] = []
+        earlier: list[tuple[Pending, Existing]] = []
         for pending, result in zip(batch, admitted.results, strict=True):
             match result:
-                case admission.Admitted():
+                case Admitted():
                     fresh.setdefault(result.index, []).append(pending)
-                case admission.Existing():
+                case Existing():
                     earlier.append((pending, result))
-                case admission.RevisionConflict():
+                case RevisionConflict() | HistoryOverflow():
                     pending.fail(result)
         if admitted.tickets:
             tickets = [StoredTicket.from_row(row, active.schema) for row in admitted.tickets]
