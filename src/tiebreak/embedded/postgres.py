@@ -85,6 +85,11 @@ def start(data_dir: Path, password: str, settings: Mapping[str, str] = DURABLE) 
     )
 
 
+def is_initialised(data_dir: Path) -> bool:
+    """Whether the data folder has a cluster already."""
+    return (Home.of(data_dir).path / "postgres").exists()
+
+
 def find(data_dir: Path) -> int | None:
     """The pid of the data folder's running server, or None.
 

@@ -1,0 +1,169 @@
+"""One supervised process: started, watched by its heartbeat, started again when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_SECONDS = 180.0  # until the first heartbeat: a cold start compiles
+HANG_SECONDS = 20.0  # between heartbeats
+STEADY_SECONDS = 60.0  # after which earlier failures are forgotten
+FIRST_DELAY_SECONDS = 0.5
+MOST_DELAY_SECONDS = 30.0
+LOG_BYTES = 20_000_000
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run: a module with arguments; `{heartbeat}` in one is replaced by a pipe's number."""
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    environment: Mapping[str, str]
+    file_numbers: tuple[int, ...] = ()
+    drain_seconds: float = 20.0
+
+    @property
+    def has_heartbeat(self) -> bool:
+        """Whether the process tells that it lives."""
+        return any("{heartbeat}" in argument for argument in self.arguments)
+
+
+@dataclass
+class Child:
+    """A program's process now, and how often it had to be started again."""
+
+    program: Program
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    last_end: str = ""
+    _failures: int = 0
+    _started: float = 0.0
+    _not_before: float = 0.0
+    _heartbeat: int | None = None
+    _last_beat: float | None = field(default=None)
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the running process."""
+        return self.process.pid if self.process else None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs and, if it has a heartbeat, has told so."""
+        if self.process is None:
+            return False
+        return not self.program.has_heartbeat or self._last_beat is not None
+
+    def watch(self) -> bool:
+        """Start, restart or kill as needed; True when something changed."""
+        now = time.monotonic()
+        if self.process is None:
+            return now >= self._not_before and self._start(now)
+        was_up = self.is_up
+        self._read_heartbeat(now)
+        code = self.process.poll()
+        if code is None and self._is_hung(now):
+            self.process.kill()
+            code = self.process.wait()
+            self.last_end = "killed: it gave no sign of life"
+        elif code is not None:
+            self.last_end = _ended(code)
+        if code is None:
+            return self.is_up != was_up
+        self._failures = 0 if now - self._started > STEADY_SECONDS else self._failures + 1
+        delay = min(FIRST_DELAY_SECONDS * 2 ** max(self._failures - 1, 0), MOST_DELAY_SECONDS)
+        self._not_before = now + delay
+        self._forget()
+        return True
+
+    def terminate(self) -> None:
+        """Ask the process to finish its work and end."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait_ended(self, deadline: float) -> None:
+        """Wait for the end until the deadline (of `time.monotonic`), then kill."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._forget()
+
+    def _start(self, now: float) -> bool:
+        arguments, numbers = list(self.program.arguments), list(self.program.file_numbers)
+        inner: int | None = None
+        if self.program.has_heartbeat:
+            self._heartbeat, inner = os.pipe()
+            os.set_blocking(self._heartbeat, False)
+            os.set_blocking(inner, False)
+            arguments = [part.replace("{heartbeat}", str(inner)) for part in arguments]
+            numbers.append(inner)
+        self.program.log.parent.mkdir(parents=True, exist_ok=True)
+        _rotate(self.program.log)
+        with self.program.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "tiebreak.embedded.child",
+                    str(os.getpid()),
+                    *arguments,
+                ],
+                env=dict(self.program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=numbers,
+                start_new_session=True,  # Ctrl-C is for the supervisor, who stops it in order
+            )
+        if inner is not None:
+            os.close(inner)
+        self.restarts += self._started > 0
+        self._started, self._last_beat = now, None
+        return True
+
+    def _read_heartbeat(self, now: float) -> None:
+        if self._heartbeat is None:
+            return
+        try:
+            if os.read(self._heartbeat, 65536):
+                self._last_beat = now
+        except BlockingIOError:
+            return
+
+    def _is_hung(self, now: float) -> bool:
+        if not self.program.has_heartbeat:
+            return False
+        if self._last_beat is None:
+            return now - self._started > START_SECONDS
+        return now - self._last_beat > HANG_SECONDS
+
+    def _forget(self) -> None:
+        self.process, self._last_beat = None, None
+        if self._heartbeat is not None:
+            os.close(self._heartbeat)
+            self._heartbeat = None
+
+
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"ended by signal {signal.Signals(-code).name}"
+    return f"ended with code {code}"
+
+
+def _rotate(log: Path) -> None:
+    """Keep one older log beside the present one."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))

@@ -1,0 +1,157 @@
+"""The servers of one data folder, ready for use: started or adopted, roles and schema made.
+
+Several processes may use them at once, such as `tiebreak up` and an import. Whoever started
+them and is last stops them; servers that outlived a killed process are adopted by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+from pydantic import SecretStr
+
+from tiebreak.embedded import postgres, valkey
+from tiebreak.embedded.postgres import PostgresServer
+from tiebreak.embedded.valkey import ValkeyServer
+from tiebreak.secret_files import ensure_secrets, read_secret
+from tiebreak.settings import Keyring, Settings
+from tiebreak.store import migrate, partitions, roles
+from tiebreak.store.database import DatabaseUnavailable, is_connection_failure
+
+DATABASE = "tiebreak"
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Running servers, and the settings and keys to use them with."""
+
+    settings: Settings
+    keyring: Keyring
+    postgres: PostgresServer | None
+    valkey: ValkeyServer | None
+
+
+@contextmanager
+def stack(settings: Settings, note: Note = lambda _text: None) -> Generator[Services]:
+    """The data folder's servers for as long as the block runs; other users keep them after it."""
+    folder = settings.data_dir.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _file(folder / "use.lock") as use:
+        try:
+            with _file(folder / "start.lock") as start:
+                fcntl.flock(start, fcntl.LOCK_EX)
+                fcntl.flock(use, fcntl.LOCK_SH)
+                services = start_services(settings, note)
+            yield services
+        finally:
+            with _file(folder / "start.lock") as start:
+                fcntl.flock(start, fcntl.LOCK_EX)
+                if _is_last(use):
+                    note("Stopping the servers")
+                    stop_services(folder)
+
+
+def start_services(settings: Settings, note: Note) -> Services:
+    """Start or adopt what the settings do not give an address for, and bring the schema up to date.
+
+    Raises EmbeddedFailed, DatabaseUnavailable, SecretMissing, UnsafeRole.
+    """
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    folder, secrets = settings.data_dir, settings.secrets_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    ensure_secrets(secrets, is_new=not postgres.is_initialised(folder))
+    server = queue = None
+    if settings.database.url is None:
+        is_new = not postgres.is_initialised(folder)
+        note("Creating the database" if is_new else "Starting PostgreSQL")
+        server = postgres.start(folder, read_secret(secrets, "superuser.password"))
+        settings = _with_database(settings, server)
+    if settings.redis.url is None:
+        note("Starting Valkey")
+        queue = valkey.start(folder, read_secret(secrets, "valkey.password"))
+        redis = settings.redis.model_copy(update={"url": SecretStr(queue.url)})
+        settings = settings.model_copy(update={"redis": redis})
+    try:
+        asyncio.run(_prepare(settings, server, note))
+    except Exception as error:
+        if is_connection_failure(error):
+            raise DatabaseUnavailable(hint="Check DATABASE_URL and DATABASE_OWNER_URL.") from error
+        raise
+    return Services(settings, Keyring.load(settings), server, queue)
+
+
+def stop_services(data_dir: Path) -> list[str]:
+    """Stop the data folder's servers, queue first; the names of those that ran."""
+    stopped = ["valkey"] if valkey.stop(data_dir) else []
+    return [*stopped, "postgres"] if postgres.stop(data_dir) else stopped
+
+
+def _with_database(settings: Settings, server: PostgresServer) -> Settings:
+    def url(role: str, name: str) -> SecretStr:
+        return SecretStr(
+            server.url(DATABASE, role, read_secret(settings.secrets_dir, f"{name}.password"))
+        )
+
+    database = settings.database.model_copy(
+        update={"url": url(roles.APP, "app"), "owner_url": url(roles.OWNER, "owner")}
+    )
+    return settings.model_copy(update={"database": database})
+
+
+async def _prepare(settings: Settings, server: PostgresServer | None, note: Note) -> None:
+    """Roles and database where the server is ours; then schema, partitions and the role check."""
+    if server is not None:
+        await _prepare_server(settings, server)
+    database = settings.database
+    if database.owner_url is not None:
+        note("Bringing the schema up to date")
+        await migrate.upgrade(database.owner_url.get_secret_value())
+    assert database.url is not None
+    app = await asyncpg.connect(database.url.get_secret_value())
+    try:
+        await roles.check_app(app)
+        await partitions.ensure(app, partitions.years_ahead(datetime.now(UTC)))
+    finally:
+        await app.close()
+
+
+async def _prepare_server(settings: Settings, server: PostgresServer) -> None:
+    names = {roles.OWNER: "owner", roles.APP: "app", roles.READONLY: "readonly"}
+    passwords = {
+        role: read_secret(settings.secrets_dir, f"{name}.password") for role, name in names.items()
+    }
+    admin = await asyncpg.connect(server.url(postgres.SUPERUSER))
+    try:
+        await roles.ensure_roles(admin, passwords)
+        await roles.ensure_database(admin, DATABASE)
+    finally:
+        await admin.close()
+
+
+@contextmanager
+def _file(path: Path) -> Generator[int]:
+    """A file to lock; closing it gives the lock up."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _is_last(use: int) -> bool:
+    """Whether nobody else uses the servers."""
+    try:
+        fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,286 @@
+"""Keeps everything of one data folder running: API workers, the task worker, and the servers.
+
+Supervision runs in a thread of its own, so that whoever started it may do other work. Children
+belong to that thread: when this process ends, however it ends, they end too. The servers stay
+and are adopted at the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import orjson
+
+from tiebreak.embedded import readiness
+from tiebreak.embedded.binaries import EmbeddedFailed
+from tiebreak.embedded.children import Child, Program
+from tiebreak.embedded.processes import is_alive
+from tiebreak.embedded.readiness import Readiness
+from tiebreak.embedded.stack import Note, Services, stack, start_services
+from tiebreak.embedded.state import State, holder, is_free, locked
+from tiebreak.errors import Conflict
+from tiebreak.settings import PLATFORM_NAMES, Settings
+
+TICK_SECONDS = 0.1
+SERVERS_EVERY_SECONDS = 1.0
+TASKS_DRAIN_SECONDS = 30.0
+READY_SECONDS = 240.0
+BACKLOG = 2048
+RECORD = "running.json"
+
+
+class ProgramRecord(TypedDict):
+    """One supervised program, as `tiebreak status` reads it."""
+
+    name: str
+    pid: int | None
+    is_up: bool
+    restarts: int
+    last_end: str
+
+
+class Record(TypedDict):
+    """What a supervisor writes of itself."""
+
+    pid: int
+    host: str
+    port: int
+    programs: list[ProgramRecord]
+
+
+class PortTaken(Conflict):
+    """Another program listens on the API's port."""
+
+    code = "port_taken"
+
+
+class Supervisor:
+    """Runs the programs of one data folder. Use it through `running`."""
+
+    def __init__(self, services: Services, note: Note) -> None:
+        self.services = services
+        self._note = note
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._settings = services.settings
+        self._listener = _listen(self._settings)
+        self.host, self.port = self._settings.api.host, self._listener.getsockname()[1]
+        self._children = [Child(program) for program in self._programs()]
+        self._thread = threading.Thread(target=self._supervise, name="supervisor")
+        self._servers_at = 0.0
+
+    @property
+    def url(self) -> str:
+        """The API's address."""
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Begin to supervise."""
+        shutil.rmtree(self._settings.data_dir / "metrics", ignore_errors=True)
+        self._thread.start()
+
+    def wait_ready(self, timeout_seconds: float = READY_SECONDS) -> Readiness:
+        """Wait until every worker is up and answers; what the API then says of itself.
+
+        Raises EmbeddedFailed when that does not come to pass in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline and self._thread.is_alive():
+            if all(child.is_up for child in self._children):
+                told = readiness.ask(self.host, self.port)
+                if told.is_answered:
+                    return told
+            time.sleep(TICK_SECONDS)
+        ends = [f"{c.program.name} {c.last_end}" for c in self._children if c.last_end]
+        raise EmbeddedFailed(
+            f"The API did not come up: {'; '.join(ends) or 'no worker answers'}.",
+            hint=f"Look into {self._settings.data_dir / 'logs'}.",
+        )
+
+    def stop(self) -> None:
+        """End all children in order: the API answers what it has taken, then tasks finish."""
+        self._stop.set()
+        self._thread.join()
+
+    def hurry(self) -> None:
+        """Kill what `stop` is waiting for."""
+        self._hurry.set()
+
+    def _supervise(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            self._watch_servers()
+            changes = [child for child in self._children if child.watch()]
+            for child in changes:
+                if child.process is None:
+                    self._note(f"{child.program.name} {child.last_end}; it is started again")
+            if changes:
+                self._write_record()
+        self._listener.close()
+        for prefix in ("api", "tasks"):
+            self._end([c for c in self._children if c.program.name.startswith(prefix)])
+        (self._settings.data_dir / RECORD).unlink(missing_ok=True)
+
+    def _end(self, children: Sequence[Child]) -> None:
+        begun = time.monotonic()
+        for child in children:
+            child.terminate()
+        for child in children:
+            while child.process is not None:
+                is_late = time.monotonic() - begun > child.program.drain_seconds
+                now = time.monotonic()
+                child.wait_ended(now if is_late or self._hurry.is_set() else now + TICK_SECONDS)
+
+    def _watch_servers(self) -> None:
+        """Start a server again that has ended; the programs reconnect by themselves."""
+        if time.monotonic() < self._servers_at:
+            return
+        self._servers_at = time.monotonic() + SERVERS_EVERY_SECONDS
+        servers = (self.services.postgres, self.services.valkey)
+        if all(server is None or is_alive(server.pid) for server in servers):
+            return
+        self._note("A server has ended; it is started again")
+        try:
+            self.services = start_services(self._original(), self._note)
+        except EmbeddedFailed as error:
+            self._note(error.message)
+            return
+        if self.services.settings != self._settings:  # its port was taken meanwhile
+            self._settings = self.services.settings
+            for child, program in zip(self._children, self._programs(), strict=True):
+                child.program = program
+                child.terminate()
+
+    def _original(self) -> Settings:
+        """The settings without the addresses of our own servers."""
+        update: dict[str, object] = {}
+        if self.services.postgres:
+            update["database"] = self._settings.database.model_copy(
+                update={"url": None, "owner_url": None}
+            )
+        if self.services.valkey:
+            update["redis"] = self._settings.redis.model_copy(update={"url": None})
+        return self._settings.model_copy(update=update)
+
+    def _programs(self) -> list[Program]:
+        logs = self._settings.data_dir / "logs"
+        environment = child_environment(self._settings, self.port)
+        listener = self._listener.fileno()
+        api = ("tiebreak.web.worker", "--fd", str(listener), "--heartbeat-fd", "{heartbeat}")
+        workers = [
+            Program(
+                name=f"api-{number}",
+                arguments=api,
+                log=logs / f"api-{number}.log",
+                environment=environment,
+                file_numbers=(listener,),
+                drain_seconds=self._settings.api.drain_seconds + 5,
+            )
+            for number in range(1, self._settings.api.worker_count + 1)
+        ]
+        return [*workers, _tasks(self._settings.data_dir, environment)]
+
+    def _write_record(self) -> None:
+        """Tell `tiebreak status` what runs."""
+        record: Record = {
+            "pid": os.getpid(),
+            "host": self.host,
+            "port": self.port,
+            "programs": [
+                {
+                    "name": child.program.name,
+                    "pid": child.pid,
+                    "is_up": child.is_up,
+                    "restarts": child.restarts,
+                    "last_end": child.last_end,
+                }
+                for child in self._children
+            ],
+        }
+        path = self._settings.data_dir / RECORD
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(orjson.dumps(record))
+        draft.rename(path)
+
+
+@contextmanager
+def running(settings: Settings, note: Note = lambda _text: None) -> Generator[Supervisor]:
+    """The whole product for as long as the block runs: servers, API workers, tasks.
+
+    Raises AlreadyRunning when another process does that for this data folder.
+    """
+    with locked(settings.data_dir), stack(settings, note) as services:
+        supervisor = Supervisor(services, note)
+        supervisor.start()
+        try:
+            yield supervisor
+        finally:
+            note("Finishing open requests and tasks")
+            supervisor.stop()
+
+
+def child_environment(settings: Settings, port: int) -> dict[str, str]:
+    """The environment of supervised programs: the app role's settings, never the owner's."""
+    addresses = {"DATABASE_URL": settings.database.url, "REDIS_URL": settings.redis.url}
+    ours = {f"TIEBREAK_{'__'.join(place).upper()}" for place in PLATFORM_NAMES.values()}
+    inherited = {k: v for k, v in os.environ.items() if k not in {*PLATFORM_NAMES, *ours}}
+    return {
+        **inherited,
+        **{name: url.get_secret_value() for name, url in addresses.items() if url},
+        "TIEBREAK_DATA_DIR": str(settings.data_dir),
+        "TIEBREAK_API__PORT": str(port),
+        "NUMBA_CACHE_DIR": str(settings.data_dir / "cache" / "numba"),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "POLARS_MAX_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def read_record(data_dir: Path) -> Record | None:
+    """What the running supervisor wrote of itself; None without one."""
+    pid = holder(data_dir)
+    try:
+        record: Record = orjson.loads((data_dir / RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    return record if record["pid"] == pid else None
+
+
+def _tasks(data_dir: Path, environment: dict[str, str]) -> Program:
+    schedule = data_dir / "cache" / "beat"
+    schedule.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ("celery", "-A", "tiebreak.tasks.app", "worker", "-B", "-P", "threads")
+    return Program(
+        name="tasks",
+        arguments=(*arguments, "-s", str(schedule), "--loglevel", "WARNING"),
+        log=data_dir / "logs" / "tasks.log",
+        environment=environment,
+        drain_seconds=TASKS_DRAIN_SECONDS,
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The API's listening socket, which all workers share.
+
+    When no port was asked for and the usual one is taken, another free one is remembered.
+    """
+    api = settings.api
+    state, port = State(settings.data_dir), api.port
+    if port and "port" not in api.model_fields_set and not is_free(port):
+        port = state.port("api_port")
+    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+    try:
+        return socket.create_server((api.host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise PortTaken(
+            f"The API cannot listen on {api.host} port {port}: {error.strerror}.",
+            hint="Set TIEBREAK_API__PORT to a free port, or to 0 for any.",
+        ) from error
