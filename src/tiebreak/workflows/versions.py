@@ -11,6 +11,7 @@ from typing import Any, cast
 import orjson
 from pydantic import BaseModel
 from sqlalchemy import Select, select
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
@@ -152,7 +153,7 @@ async def newest_versions(db: Database) -> list[Version]:
     table = tables.workflow_versions
     query = (
         select(*_VERSION_COLUMNS)
-        .distinct(table.c.workflow)
+        .ext(distinct_on(table.c.workflow))
         .order_by(table.c.workflow, table.c.ordinal.desc())
     )
     return [_version(row) for row in await _rows(db, query)]
