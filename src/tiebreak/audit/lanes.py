@@ -58,7 +58,7 @@ class SealedUnit:
         columns = _names(table)
         await self.conn.copy_records_to_table(
             table.name,
-            records=[tuple(row.get(column) for column in columns) for row in rows],
+            records=[tuple(map(row.get, columns)) for row in rows],
             columns=columns,
         )
 

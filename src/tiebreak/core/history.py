@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numba
@@ -54,9 +55,14 @@ class Slot:
     @property
     def id(self) -> str:
         """A stable readable id; slots of the same definition share it, and so their totals."""
-        definition = orjson.dumps([self.value, self.where, self.scale])
-        digest = hashlib.sha256(definition).hexdigest()[:8]
-        return f"{self.entity}.{self.on.value}.{self.how}.{self.counts}.{digest}"
+        return _slot_id(self)
+
+
+@cache
+def _slot_id(slot: Slot) -> str:
+    definition = orjson.dumps([slot.value, slot.where, slot.scale])
+    digest = hashlib.sha256(definition).hexdigest()[:8]
+    return f"{slot.entity}.{slot.on.value}.{slot.how}.{slot.counts}.{digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +205,14 @@ class HistoryPlan:
         self._measures = {
             slot.id: self._measure(slot) for slots in self.slots.values() for slot in slots
         }
-        self.context_columns = tuple(
-            dict.fromkeys(column for reading in self.readings for column in reading.columns)
-        )
+        positions = {slot.id: i for slots in self.slots.values() for i, slot in enumerate(slots)}
+        cut = {
+            column: (column, slot, positions[slot.id], reading.window_us)
+            for reading in self.readings
+            for slot, column in zip(reading.slots, reading.columns, strict=True)
+        }
+        self._context = tuple(cut.values())
+        self.context_columns = tuple(cut)
 
     def _probes(self) -> tuple[Probe, ...]:
         windows = {(r.feature.entity, r.window_us) for r in self.readings if r.window_us}
@@ -270,29 +281,34 @@ class HistoryPlan:
             applies = applies & is_known
         return np.where(applies, value, nothing)
 
+    def context_values(
+        self, totals: Mapping[Probe, tuple[Ints, Flags]]
+    ) -> dict[str, tuple[Ints, Flags]]:
+        """Every context column's values and where they are known, shape (n,) each.
+
+        `totals` holds for every probe the totals found, (n, slots of the entity), and whether the
+        ticket has the entity at all.
+        """
+        columns: dict[str, tuple[Ints, Flags]] = {}
+        for column, slot, position, window_us in self._context:
+            totals_now, is_known = totals[Probe(slot.entity, None)]
+            value = totals_now[:, position]
+            if slot.how == "last":
+                is_known = is_known & (value != EMPTY)
+            elif window_us is not None:
+                value = value - totals[Probe(slot.entity, window_us)][0][:, position]
+            columns[column] = (value, is_known)
+        return columns
+
     def context(self, as_of: Ints, totals: Mapping[Probe, tuple[Ints, Flags]]) -> pl.DataFrame:
         """The context columns, Int64, null where a ticket lacks the entity or nothing is known.
 
-        `totals` holds for every probe the totals found, (n, slots of the entity), and whether the
-        ticket has the entity at all; `as_of` is int64 microseconds of shape (n,).
+        `totals` as in `context_values`; `as_of` is int64 microseconds of shape (n,).
         """
-        columns: dict[str, pl.Series] = {}
-        for reading in self.readings:
-            entity = reading.feature.entity
-            order = {slot.id: i for i, slot in enumerate(self.slots[entity])}
-            now, has_entity = totals[Probe(entity, None)]
-            for slot, column in zip(reading.slots, reading.columns, strict=True):
-                if column in columns:
-                    continue
-                position = order[slot.id]
-                value = now[:, position]
-                is_known = has_entity
-                if slot.how == "last":
-                    is_known = is_known & (value != EMPTY)
-                elif reading.window_us is not None:
-                    before, _ = totals[Probe(entity, reading.window_us)]
-                    value = value - before[:, position]
-                columns[column] = _nullable(value, is_known)
+        columns = {
+            name: _nullable(value, is_known)
+            for name, (value, is_known) in self.context_values(totals).items()
+        }
         return pl.DataFrame(columns) if columns else pl.DataFrame({"_": as_of}).select()
 
     def feature_columns(self) -> list[pl.Expr]:

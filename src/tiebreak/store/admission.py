@@ -100,7 +100,7 @@ async def admit(
     known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
     ledger, fresh = _book(moment, known, fresh, submissions)
 
-    contexts = _contexts(plan, moment, known, fresh)
+    contexts = _contexts(plan, known, fresh)
     rows: list[Row] = [
         {
             "as_of": moment.at,
@@ -178,19 +178,21 @@ def _book(
         )
 
 
-def _contexts(plan: HistoryPlan, moment: Tick, known: Known, fresh: _Fresh) -> list[str]:
+def _contexts(plan: HistoryPlan, known: Known, fresh: _Fresh) -> list[str]:
     """The context of each ticket as canonical JSON; what is not known is left out."""
-    times = np.full(len(fresh.index), moment.at_us, dtype=np.int64)
-    context = plan.context(times, known.of(fresh.keys))
-    names = context.columns
-    if not names:
-        return ["{}"] * len(fresh.index)
+    columns = plan.context_values(known.of(fresh.keys))
+    values = [value.tolist() for value, _ in columns.values()]
+    flags = [is_known.tolist() for _, is_known in columns.values()]
     return [
         orjson.dumps(
-            {name: value for name, value in zip(names, row, strict=True) if value is not None},
+            {
+                name: value[row]
+                for name, value, is_known in zip(columns, values, flags, strict=True)
+                if is_known[row]
+            },
             option=orjson.OPT_SORT_KEYS,
         ).decode()
-        for row in context.rows()
+        for row in range(len(fresh.index))
     ]
 
 
