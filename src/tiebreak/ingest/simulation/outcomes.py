@@ -19,6 +19,7 @@ from tiebreak.ingest.simulation.tickets import (
 from tiebreak.ingest.simulation.world import DAY_US, FACILITIES, HOUR_US, Flags, Floats, Ints, World
 
 LATE_SHARE = 0.145
+SIGNAL = 1.35  # how much of being late lies in what can be known beforehand
 DAMAGE_SHARE = 0.003
 REVIEWERS = 12
 REVIEWED_SHARE = 0.04
@@ -127,7 +128,7 @@ def _late_score(
     big = np.log(draft.polygon_sqft / 1_200.0)
     fiber_bore = (draft.method == DIRECTIONAL_BORE) & draft.facilities[:, FIBER]
     friday = (draft.weekday == 5) & (draft.hour >= 13)
-    return (
+    return SIGNAL * (
         0.85 * world.owner_slowness[owner]
         + 0.60 * planning
         + 0.55 * np.log1p(pressure)

@@ -52,7 +52,7 @@ def ticket_table(
             "ticket_id": ids,
             "opened_at": _moments(draft.opened_us),
             "ticket_type": _names(TYPES, draft.kind),
-            "priority": _names(("routine", "high", "urgent"), _priority(draft)),
+            "priority": _names(("routine", "high", "urgent"), _priority(rng, draft)),
             "channel": rng.choice(CHANNELS, count, p=[0.55, 0.22, 0.15, 0.08]),
             "work_type": _names(trades.TRADE_NAMES, draft.trade),
             "method": _names(trades.METHODS, draft.method),
@@ -146,9 +146,12 @@ def _names(names: tuple[str, ...], codes: Ints) -> pl.Series:
     return pl.Series(names)[codes]
 
 
-def _priority(draft: Draft) -> Ints:
+def _priority(rng: np.random.Generator, draft: Draft) -> Ints:
+    """Urgent for emergencies, of which three in a hundred are mistyped as routine."""
     is_high = np.isin(draft.kind, (SHORT_NOTICE, SECOND_NOTICE)) | draft.explosives
-    return np.where(draft.kind == EMERGENCY, 2, is_high.astype(np.int64))
+    is_mistyped = rng.random(draft.kind.size) < 0.03
+    urgent = np.where(is_mistyped, 0, 2)
+    return np.where(draft.kind == EMERGENCY, urgent, is_high.astype(np.int64))
 
 
 def _tags(present: Flags, names: tuple[str, ...]) -> list[list[str]]:

@@ -224,6 +224,9 @@ def _dates(
     end_of_day = world.calendar.add_business_days(days, notice + 1)
     due = np.where(kind == EMERGENCY, opened + 2 * HOUR_US, end_of_day - 60_000_000)
     wait = rng.gamma(1.2, 2.2, opened.size) * DAY_US
-    begins = np.where(kind == EMERGENCY, opened + HOUR_US, due + wait.astype(np.int64))
+    begins = due + wait.astype(np.int64)
+    is_hasty = rng.random(opened.size) < 0.012
+    begins = np.where(is_hasty, due - (due - opened) // 3, begins)
+    begins = np.where(kind == EMERGENCY, opened + HOUR_US, begins)
     expires = due + np.where(kind == DESIGN, 90, 21) * DAY_US
     return due, begins // 60_000_000 * 60_000_000, expires
