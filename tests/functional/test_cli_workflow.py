@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,45 @@ import orjson
 import pytest
 from tests.databases import DatabaseUrls, execute, run
 
+from tiebreak import cli
 from tiebreak.cli import exits
 
 BOSTON = Path("workflows/boston311").resolve()
 HOWTO = Path("docs/howto/write-a-workflow.md").resolve()
 KEY = "00112233445566778899aabbccddeeff" * 2
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def tiebreak(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TIEBREAK_", "DATABASE_"))}
-    return subprocess.run(
-        [sys.executable, "-c", "from tiebreak.cli import main; main()", "workflow", *arguments],
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+Run = Callable[..., Done]
 
 
 @pytest.fixture
-def stored(database_urls: DatabaseUrls) -> Run:
+def tiebreak(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `tiebreak workflow …` in this process, with no more environment than a test gives."""
+    for name in os.environ:
+        if name.startswith(("TIEBREAK_", "DATABASE_")):
+            monkeypatch.delenv(name)
+
+    def called(*arguments: str) -> Done:
+        words = ["workflow", *arguments]
+        capsys.readouterr()
+        code = exits.run(cli.build(words), words)
+        told = capsys.readouterr()
+        return Done(code, told.out, told.err)
+
+    return called
+
+
+@pytest.fixture
+def stored(database_urls: DatabaseUrls, tiebreak: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs commands against a database in which ann is registered."""
     run(
         execute(
@@ -53,7 +69,9 @@ def stored(database_urls: DatabaseUrls) -> Run:
         "TIEBREAK_KEYS__ENTITY": KEY,
         "TIEBREAK_KEYS__SAMPLING": KEY,
     }
-    return lambda *arguments: tiebreak(*arguments, **environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return tiebreak
 
 
 @pytest.fixture
@@ -69,11 +87,11 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-def json_of(done: subprocess.CompletedProcess[str]) -> Any:
+def json_of(done: Done) -> Any:
     return orjson.loads(done.stdout)
 
 
-def test_a_sound_workflow_is_told_so() -> None:
+def test_a_sound_workflow_is_told_so(tiebreak: Run) -> None:
     done = tiebreak("check", str(BOSTON))
     assert done.returncode == exits.OK, done.stderr
     assert "boston311 is sound" in done.stdout
@@ -82,7 +100,7 @@ def test_a_sound_workflow_is_told_so() -> None:
     assert told["unfired_rules"] == []
 
 
-def test_mistakes_are_told_with_file_line_and_suggestion(folder: Path) -> None:
+def test_mistakes_are_told_with_file_line_and_suggestion(tiebreak: Run, folder: Path) -> None:
     change(folder / "rules.yaml", "says_needle\n", "says_neddle\n")
     change(folder / "workflow.yaml", "time: opened_at", "time: opend_at")
     done = tiebreak("check", str(folder))
@@ -98,7 +116,7 @@ def test_mistakes_are_told_with_file_line_and_suggestion(folder: Path) -> None:
     ]
 
 
-def test_rules_that_no_example_fires_are_named(folder: Path) -> None:
+def test_rules_that_no_example_fires_are_named(tiebreak: Run, folder: Path) -> None:
     (folder / "examples.yaml").write_text("examples: []\n")
     done = tiebreak("check", str(folder))
     assert done.returncode == exits.OK
@@ -144,7 +162,7 @@ def test_a_workflow_that_is_not_loaded(stored: Run) -> None:
     assert stored("knobs", "boston311").returncode == 4
 
 
-def test_the_workflow_of_the_howto_is_sound(tmp_path: Path) -> None:
+def test_the_workflow_of_the_howto_is_sound(tiebreak: Run, tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", HOWTO.read_text(), re.DOTALL)
     names = ("workflow", "features", "rules", "examples")
     assert len(blocks) == len(names)
