@@ -5,10 +5,6 @@ Keys belong to persons. A key's secret is shown once, when it is made; only its 
 
 from __future__ import annotations
 
-import asyncio
-import getpass
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
@@ -17,17 +13,10 @@ import typer
 from tiebreak.access import keys
 from tiebreak.access.keys import Key, Token
 from tiebreak.access.roles import Role
-from tiebreak.audit.lanes import Lane
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.settings import Keyring, Settings
-from tiebreak.store.database import Database
+from tiebreak.cli.session import PersonOption, Session, act, look
 
 app = typer.Typer()
-
-ActorOption = Annotated[
-    str | None,
-    typer.Option("--by", help="Who does this; without it your account's name on this machine."),
-]
 
 
 @app.callback()
@@ -42,7 +31,7 @@ def create(
     expires_days: Annotated[
         float | None, typer.Option(min=0.001, help="Days until the key expires.")
     ] = None,
-    by: ActorOption = None,
+    by: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a key and show it, this once.
@@ -51,17 +40,16 @@ def create(
     """
     expires_at = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
 
-    async def work() -> Token:
-        async with _opened() as (_, lane):
-            return await keys.create_key(
-                lane,
-                person=person,
-                roles=frozenset(role),
-                actor=_actor(by),
-                expires_at=expires_at,
-            )
+    async def work(session: Session) -> Token:
+        return await keys.create_key(
+            session.lane,
+            person=person,
+            roles=frozenset(role),
+            actor=session.person,
+            expires_at=expires_at,
+        )
 
-    token = asyncio.run(work())
+    token = act(by, work)
     output = Output(as_json=json)
     output.note("Keep this key safe; it cannot be shown again.")
     told = {
@@ -81,12 +69,8 @@ def list_(json: JsonOption = False) -> None:
     Example: `tiebreak keys list`
     """
 
-    async def work() -> list[Key]:
-        async with _opened() as (db, _):
-            return await keys.list_keys(db)
-
     now = datetime.now(UTC)
-    found = [_told(key, now) for key in asyncio.run(work())]
+    found = [_told(key, now) for key in look(lambda session: keys.list_keys(session.db))]
     columns = ("key_id", "person", "roles", "state", "created_at", "expires_at")
     rows = [[_shown(item[column]) for column in columns] for item in found]
     Output(as_json=json).result({"keys": found}, table("API keys", columns, rows))
@@ -96,7 +80,7 @@ def list_(json: JsonOption = False) -> None:
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
     reason: Annotated[str, typer.Option(help="Why; it goes into the audit journal.")],
-    by: ActorOption = None,
+    by: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Revoke a key for ever; running servers refuse it within five seconds.
@@ -104,27 +88,14 @@ def revoke(
     Example: `tiebreak keys revoke 0a1b2c3d4e5f --reason "laptop lost"`
     """
 
-    async def work() -> bool:
-        async with _opened() as (db, lane):
-            return await keys.revoke_key(lane, db, key_id, actor=_actor(by), reason=reason)
+    async def work(session: Session) -> bool:
+        return await keys.revoke_key(
+            session.lane, session.db, key_id, actor=session.person, reason=reason
+        )
 
-    is_new = asyncio.run(work())
+    is_new = act(by, work)
     text = f"Revoked {key_id}." if is_new else f"{key_id} was revoked before."
     Output(as_json=json).result({"key_id": key_id, "revoked_now": is_new}, text)
-
-
-@asynccontextmanager
-async def _opened() -> AsyncGenerator[tuple[Database, Lane]]:
-    settings = Settings.load()
-    db = await Database.of(settings)
-    try:
-        yield db, await Lane.open(db, "cli", Keyring.load(settings))
-    finally:
-        await db.close()
-
-
-def _actor(by: str | None) -> str:
-    return by or f"{getpass.getuser()} (command line)"
 
 
 def _told(key: Key, now: datetime) -> dict[str, Any]:

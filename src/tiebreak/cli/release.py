@@ -9,7 +9,7 @@ import typer
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act, require_person
+from tiebreak.cli.session import PersonOption, Session, act, look, require_person
 from tiebreak.release import records
 from tiebreak.release.proposals import Proposal, find_digest, propose
 from tiebreak.release.records import Release
@@ -77,7 +77,7 @@ def install(
 
 
 @app.command()
-def status(person: PersonOption = None, json: JsonOption = False) -> None:
+def status(json: JsonOption = False) -> None:
     """Show what is in production for each workflow, and since when.
 
     Example: `tiebreak release status`
@@ -87,7 +87,7 @@ def status(person: PersonOption = None, json: JsonOption = False) -> None:
         found = await records.current(session.db, session.keyring)
         return [_status(workflow, release) for workflow, release in sorted(found.items())]
 
-    rows = act(person, work)
+    rows = look(work)
     columns = ("workflow", "state", "policy", "model", "author", "approver", "since")
     shown = [[_short(row[column]) for column in columns] for row in rows]
     Output(as_json=json).result({"releases": rows}, table("In production", columns, shown))

@@ -7,21 +7,24 @@ import getpass
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from sqlalchemy import select
 
+from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.embedded.stack import Services, stack
 from tiebreak.errors import NotFound
-from tiebreak.release.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+
+if TYPE_CHECKING:
+    from tiebreak.release.policies import PolicyLibrary
 
 T = TypeVar("T")
 
@@ -59,15 +62,35 @@ class Session:
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""
+        from tiebreak.release.policies import PolicyLibrary  # slow to import, and seldom needed
+
         return PolicyLibrary(self.db, self.artifacts, self.bundle_keys)
 
 
 def act(person: str | None, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
     """Run `work` in a session of this person, and give its result.
 
+    Without a person the account that runs the command acts, and is registered at the first time.
     The servers run for as long as it takes, unless they ran already. Raises `UnknownPerson`.
     """
 
+    async def acting(session: Session) -> T:
+        if person is None:
+            async with session.lane.unit() as unit:
+                await ensure_person(unit, session.person, actor=session.person)
+        else:
+            await require_person(session.db, person)
+        return await work(session)
+
+    return _run(person or getpass.getuser(), acting)
+
+
+def look(work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+    """Run `work`, which changes nothing and so needs no person, and give its result."""
+    return _run("", work)
+
+
+def _run(person: str, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
     async def run(services: Services) -> T:
         async with opened(services, person) as session:
             return await work(session)
@@ -77,14 +100,12 @@ def act(person: str | None, work: Callable[[Session], Coroutine[Any, Any, T]]) -
 
 
 @asynccontextmanager
-async def opened(services: Services, person: str | None) -> AsyncGenerator[Session]:
-    """A session of this person on running servers. Raises `UnknownPerson`."""
+async def opened(services: Services, person: str) -> AsyncGenerator[Session]:
+    """A session on running servers."""
     db = await Database.of(services.settings)
     try:
-        actor = person or getpass.getuser()
-        await require_person(db, actor)
         lane = await Lane.open(db, "cli", services.keyring)
-        yield Session(services.settings, services.keyring, db, lane, actor)
+        yield Session(services.settings, services.keyring, db, lane, person)
     finally:
         await db.close()
 
@@ -94,10 +115,9 @@ async def require_person(db: Database, person: str) -> None:
     async with db.read() as conn:
         known = list((await conn.execute(select(tables.persons.c.person))).scalars())
     if person not in known:
-        hint = did_you_mean(person, known)
-        register = f"Register with `tiebreak keys create --person {person} --role ROLE`"
         raise UnknownPerson(
             f"There is no person {person!r} here.",
-            hint=hint or f"{register}, or say who acts with --as.",
+            hint=did_you_mean(person, known)
+            or f"Register them with `tiebreak keys create --person {person} --role ROLE`.",
             person=person,
         )

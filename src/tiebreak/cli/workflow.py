@@ -5,7 +5,6 @@ A workflow is a folder of YAML files; `docs/howto/write-a-workflow.md` describes
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -15,9 +14,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.session import PersonOption, Session, act, look
 from tiebreak.core.workflow import HistoryFeature, RuleSet, Workflow
-from tiebreak.settings import Settings
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 from tiebreak.workflows.check import Checked, check_folder
@@ -156,14 +154,7 @@ def knobs(
 
 
 def _read(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-    async def run() -> T:
-        db = await Database.of(Settings.load())
-        try:
-            return await work(db)
-        finally:
-            await db.close()
-
-    return asyncio.run(run())
+    return look(lambda session: work(session.db))
 
 
 def _outline(workflow: Workflow, rules: RuleSet) -> dict[str, Any]:

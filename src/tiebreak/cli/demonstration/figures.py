@@ -82,7 +82,7 @@ def found_in_top(count: int, keys: Sequence[tuple[int, int]], bad: Sequence[bool
 
 
 def most_telling(decisions: Sequence[Decision]) -> Decision:
-    """The decision to explain: high, with rules and model both at work, and a tie if there is one."""
+    """The decision to explain: of a high band, with rules and model at work, a tie if possible."""
 
     def tells(decision: Decision) -> tuple[bool, int, float]:
         is_scored = decision["model"]["status"] == "scored"

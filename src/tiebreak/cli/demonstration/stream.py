@@ -13,6 +13,7 @@ import httpx
 from tiebreak.errors import Unavailable
 
 CONNECTIONS = 16
+OK = 200
 JSON = {"Content-Type": "application/json"}
 
 
@@ -58,7 +59,7 @@ async def send(
             response = await client.post(
                 f"/v1/workflows/{workflow}/decisions", content=body, headers=JSON
             )
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != OK:
                 raise StreamRefused(f"The API answered {response.status_code}: {response.text}")
             stream.latencies.append(time.perf_counter() - sent)
             stream.decisions.append(response.json())

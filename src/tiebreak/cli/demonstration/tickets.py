@@ -84,14 +84,16 @@ class Live:
         ago = (pl.lit(now) - pl.col("opened_at")).dt.total_seconds(fractional=True)
         shift = pl.duration(weeks=(ago / WEEK.total_seconds()).floor().cast(pl.Int64))
         moved = [pl.col(name) + shift for name, kind in frame.schema.items() if kind.is_temporal()]
-        return [
-            _body(row, self.suffix) for row in frame.with_columns(moved).iter_rows(named=True)
-        ]
+        return [_body(row, self.suffix) for row in frame.with_columns(moved).iter_rows(named=True)]
 
     def ends(self) -> dict[str, bool]:
         """Whether each ticket comes to a bad end: answered late, or a facility hit."""
-        bad = self.events.filter(pl.col("kind") == "outcome").group_by("ticket_id").agg(
-            (pl.col("damage").fill_null(False) | pl.col("response_late").fill_null(False)).any()
+        bad = (
+            self.events.filter(pl.col("kind") == "outcome")
+            .group_by("ticket_id")
+            .agg(
+                (pl.col("damage").fill_null(False) | pl.col("response_late").fill_null(False)).any()
+            )
         )
         known = dict(bad.iter_rows())
         return {
