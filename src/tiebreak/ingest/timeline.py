@@ -41,7 +41,7 @@ class StoredEvent:
     ordinal: int
     kind: str
     content_key: bytes
-    known_at: datetime
+    given_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +176,17 @@ def _arrange_events(
 ) -> None:
     ordinals = {ticket_id: len(known) for ticket_id, known in stored.events.items()}
     latest: dict[tuple[str, str], bytes] = {}
-    present: set[tuple[str, str, bytes, datetime]] = set()
+    present: set[tuple[str, str, bytes, datetime | None]] = set()
     for ticket_id, known in stored.events.items():
         for each in known:
             latest[ticket_id, each.kind] = each.content_key
-            present.add((ticket_id, each.kind, each.content_key, each.known_at))
+            present.add((ticket_id, each.kind, each.content_key, each.given_at))
     known_at = _after_opening(events, opened)
     for event, moment in sorted(known_at, key=_moment):
         ticket_id, kind = event.ticket_id, event.kind
         content_key = keyed(event.content_hash)
         newest = latest.get((ticket_id, kind))
-        if newest == content_key or (ticket_id, kind, content_key, moment) in present:
+        if newest == content_key or (ticket_id, kind, content_key, event.given_at) in present:
             timeline.already += 1
         elif moment <= stored.last_as_of:
             event.place.reject(TOO_OLD)
