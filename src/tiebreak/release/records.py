@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
@@ -100,7 +101,8 @@ async def install(
 async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedRelease]:
     """The newest record of every workflow, or what is wrong with it."""
     table = tables.release_records
-    query = select(table).distinct(table.c.workflow).order_by(table.c.workflow, table.c.seq.desc())
+    query = select(table).ext(distinct_on(table.c.workflow))
+    query = query.order_by(table.c.workflow, table.c.seq.desc())
     async with db.read() as conn:
         rows = [dict(row) for row in (await conn.execute(query)).mappings()]
     return {row["workflow"]: _checked(row, keyring) for row in rows}

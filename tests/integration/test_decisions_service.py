@@ -1,0 +1,185 @@
+"""The decision service against a real database: durable, idempotent, recoverable, replayable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import orjson
+import pytest
+from tests.databases import DatabaseUrls
+from tests.functional.serving import REPAIRS, TICKET, prepare, settings_for
+
+from tiebreak.core.tickets import Schema, Submission, parse_submission
+from tiebreak.decisions.batcher import Overloaded, Pending
+from tiebreak.decisions.replay import Cause, replay
+from tiebreak.decisions.service import DecisionService, Limits
+from tiebreak.errors import Conflict
+from tiebreak.settings import Keyring
+from tiebreak.store import reading
+from tiebreak.store.database import Database
+
+SCHEMA = Schema(REPAIRS.fields)
+
+
+def submission(ticket_id: str, revision: int | None = None, **fields: object) -> Submission:
+    body = {"ticket_id": ticket_id, "revision": revision, "fields": {**TICKET, **fields}}
+    parsed = parse_submission(SCHEMA, orjson.dumps({k: v for k, v in body.items() if v}))
+    assert isinstance(parsed, Submission), parsed
+    return parsed
+
+
+@pytest.fixture
+async def service(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> AsyncGenerator[DecisionService]:
+    await asyncio.to_thread(prepare, database_urls, keyring)
+    started = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    yield started
+    await started.drain()
+
+
+async def decide(service: DecisionService, *submissions: Submission) -> list[dict]:
+    return await asyncio.gather(*(service.decide("repairs", s, "ann") for s in submissions))
+
+
+async def test_concurrent_tickets_share_a_batch_and_its_as_of(service: DecisionService) -> None:
+    answers = await decide(service, *(submission(f"t{i}", cost=i) for i in range(40)))
+    assert [a["ticket_id"] for a in answers] == [f"t{i}" for i in range(40)]
+    assert len({a["as_of"] for a in answers}) < 40
+    assert len({a["decision_id"] for a in answers}) == 40
+
+
+async def test_the_same_content_gives_the_same_decision_and_other_content_a_revision(
+    service: DecisionService,
+) -> None:
+    a, b = submission("t", cost=1), submission("t", cost=5000)
+    first, again = [(await decide(service, a))[0] for _ in range(2)]
+    second, third = [(await decide(service, s))[0] for s in (b, a)]
+    assert again == first
+    assert [first["revision"], second["revision"], third["revision"]] == [1, 2, 3]
+    assert [first["band"], second["band"], third["band"]] == ["low", "high", "low"]
+
+
+async def test_duplicates_in_one_batch_share_one_answer(service: DecisionService) -> None:
+    answers = await decide(service, *(submission("same") for _ in range(20)))
+    assert len({a["decision_id"] for a in answers}) == 1
+
+
+async def test_a_taken_revision_with_other_content_is_a_conflict(service: DecisionService) -> None:
+    await decide(service, submission("t", cost=1))
+    with pytest.raises(Conflict):
+        await decide(service, submission("t", 1, cost=2))
+    with pytest.raises(Conflict):
+        await decide(service, submission("t", 7, cost=2))
+    assert (await decide(service, submission("t", 2, cost=2)))[0]["revision"] == 2
+
+
+async def test_tickets_admitted_before_a_crash_are_decided_at_start(
+    service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    batch = [Pending(submission(f"lost{i}"), "ann") for i in range(5)]
+    assert service._serving is not None
+    await service._serving.admit("repairs", batch)  # and never settled, as after kill -9
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    assert len(await reading.undecided(service.db, "repairs", before=later, limit=9)) == 5
+
+    restarted = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    try:
+        assert await reading.undecided(service.db, "repairs", before=later, limit=9) == []
+        answer = (await decide(restarted, batch[0].submission))[0]
+        assert answer["revision"] == 1
+    finally:
+        await restarted.drain()
+
+
+async def test_a_ticket_that_another_worker_left_undecided_is_finished(
+    service: DecisionService,
+) -> None:
+    orphan = submission("orphan")
+    assert service._serving is not None
+    await service._serving.admit("repairs", [Pending(orphan, "ann")])
+    answer = (await decide(service, orphan))[0]
+    assert answer["revision"] == 1
+    assert answer == (await decide(service, orphan))[0]
+
+
+async def test_two_workers_that_decide_the_same_ticket_give_one_decision(
+    service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    other = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    try:
+        answers = await asyncio.gather(
+            *(
+                worker.decide("repairs", submission(f"t{i}"), "ann")
+                for i in range(30)
+                for worker in (service, other)
+            )
+        )
+    finally:
+        await other.drain()
+    assert len({a["decision_id"] for a in answers}) == 30
+    async with service.db.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM decisions") == 30
+        assert await conn.fetchval("SELECT count(*) FROM tickets") == 30
+
+
+async def test_replay_is_identical_and_names_what_is_not(
+    service: DecisionService, db: Database, database_urls: DatabaseUrls
+) -> None:
+    texts = ("a flood", "calm", "x" * 200)
+    await decide(
+        service,
+        *(
+            submission(f"t{i}", cost=i * 37.1, remarks=texts[i % 3], urgent=i % 5 == 0)
+            for i in range(90)
+        ),
+    )
+    report = await replay(reading.pairs(db, "repairs"), service.library)
+    assert dict(report.counts) == {Cause.IDENTICAL: 90}
+
+    conn = await asyncpg.connect(database_urls.admin)
+    try:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("UPDATE decisions SET band = 3 WHERE ticket_id = 't1'")
+        await conn.execute("UPDATE decisions SET fingerprint = 'other' WHERE ticket_id = 't2'")
+        await conn.execute("UPDATE decisions SET policy_hash = 'gone' WHERE ticket_id = 't3'")
+    finally:
+        await conn.close()
+    report = await replay(reading.pairs(db, "repairs"), service.library)
+    assert report.counts[Cause.IDENTICAL] == 88
+    found = {r.ticket_id: (r.cause, r.columns) for r in report.unexpected}
+    assert found == {"t1": (Cause.DIFFERENT, ("band",)), "t3": (Cause.POLICY_MISSING, ())}
+    assert not report.is_clean
+
+
+async def test_a_full_queue_refuses_at_once(
+    service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    settings = settings_for(database_urls, tmp_path)
+    small = await DecisionService.start(settings, keyring, Limits(queue_size=2, batch_max=1))
+    try:
+        results = await asyncio.gather(
+            *(small.decide("repairs", submission(f"t{i}"), "ann") for i in range(50)),
+            return_exceptions=True,
+        )
+    finally:
+        await small.drain()
+    refused = [r for r in results if isinstance(r, Overloaded)]
+    assert refused
+    assert len(refused) + sum(isinstance(r, dict) for r in results) == 50
+
+
+async def test_draining_answers_what_waits(
+    service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    other = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    waiting = [
+        asyncio.create_task(other.decide("repairs", submission(f"t{i}"), "ann")) for i in range(99)
+    ]
+    await asyncio.sleep(0)
+    await other.drain()
+    assert len({a["decision_id"] for a in await asyncio.gather(*waiting)}) == 99
