@@ -105,6 +105,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 STYLES = {
     "plain": "when: a = 1 AND bb = 'c d'\n",
     "single": "when: 'a = 1 AND bb = ''c d'''\n",
+    "single escapes": "when: 'a = ''c d'' AND bb = 1'\n",
+    "double escapes": 'when: "a = \\"c d\\" AND bb = 1"\n',
     "double": "when: \"a = 1 AND bb = 'c d'\"\n",
     "folded": "when: >-\n  a = 1\n  AND bb =\n    'c d'\n",
     "literal": "when: |\n\n  a = 1\n  AND  bb\n  = 'c d'\n",

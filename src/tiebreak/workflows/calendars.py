@@ -98,7 +98,7 @@ def expanded(source: CalendarSource) -> Calendar:
         public: Any = holidays.country_holidays(
             source.country, subdiv=source.subdivision, years=range(first, last + 1)
         )
-        days.update(day for day in public if first <= day.year <= last)
+        days.update(public)
     return Calendar(
         timezone=ZoneInfo(source.timezone).key,
         holidays=tuple(sorted(days)),

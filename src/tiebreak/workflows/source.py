@@ -186,11 +186,9 @@ class _Composer(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: YamlNode | None, index: int) -> YamlNode | None:
-        if self.check_event(yaml.AliasEvent):
-            self._refuse("aliases are not allowed", "write the value out")
         event = self._next()
         if getattr(event, "anchor", None) is not None:
-            self._refuse("anchors are not allowed", "write the value out where it is needed")
+            self._refuse("anchors and aliases are not allowed", "write the value out")
         if getattr(event, "tag", None) is not None:
             self._refuse("tags are not allowed", "write a plain or a quoted value")
         if self.depth >= MAX_DEPTH:
