@@ -1,0 +1,43 @@
+"""Answers: JSON as bytes, and what the description says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from tiebreak.web.problems import MEDIA_TYPE, TITLES
+
+PROBLEM = "#/components/schemas/ProblemDocument"
+Responses = dict[int | str, dict[str, Any]]
+
+
+def answered(content: Mapping[str, Any], status: int = 200) -> Response:
+    """A JSON answer; datetimes are written in UTC with Z."""
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_UTC_Z), status, media_type="application/json"
+    )
+
+
+def described(model: type[BaseModel], *problems: int, status: int = 200) -> Responses:
+    """What a route answers, for the description: the model, and these problem statuses."""
+    responses: Responses = {status: {"model": model, "description": _sentence(model)}}
+    return responses | problem_answers(*problems)
+
+
+def problem_answers(*statuses: int) -> Responses:
+    """Problem documents of these statuses, for the description."""
+    return {
+        status: {
+            "description": TITLES[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": PROBLEM}}},
+        }
+        for status in statuses
+    }
+
+
+def _sentence(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,89 @@
+"""Whether the server lives, is ready, and how much it does."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tiebreak.errors import Problem, TiebreakError
+from tiebreak.web.answering import answered, described
+from tiebreak.web.auth import LeanRoute
+from tiebreak.web.metrics import CONTENT_TYPE
+from tiebreak.web.shapes import Liveness, Readiness
+from tiebreak.web.site import Site, site_of
+
+DATABASE_SECONDS = 2.0
+
+router = APIRouter(route_class=LeanRoute, tags=["operations"])
+
+
+@router.get("/livez", name="livez", summary="Is the process alive", responses=described(Liveness))
+async def livez(request: Request) -> Response:  # noqa: ARG001 - every lean endpoint takes it
+    """Answers as long as the process serves requests, whatever else is wrong."""
+    return answered({"status": "alive"})
+
+
+@router.get(
+    "/readyz",
+    name="readyz",
+    summary="Are tickets decided, and what is wrong",
+    responses={
+        **described(Readiness),
+        503: {
+            "description": "No ticket can be decided now.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Readiness"}}},
+        },
+    },
+)
+async def readyz(request: Request) -> Response:
+    """Every problem at once; 200 when tickets are decided, if only by rules, else 503."""
+    site = site_of(request)
+    blocking, problems = await _problems(site)
+    is_ready = site.service.is_ready and not blocking
+    status = "not_ready" if not is_ready else "degraded" if problems else "ready"
+    told = {"status": status, "problems": [item.as_dict() for item in [*blocking, *problems]]}
+    return answered(told, 200 if is_ready else 503)
+
+
+@router.get(
+    "/metrics",
+    name="metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+)
+async def metrics(request: Request) -> Response:
+    """Counters and histograms of all workers together, in Prometheus' text format."""
+    return Response(site_of(request).metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+async def _problems(site: Site) -> tuple[list[Problem], list[Problem]]:
+    """What keeps tickets from being decided now, and what else is wrong."""
+    blocking: list[Problem] = []
+    if site.draining.is_set():
+        blocking.append(Problem("worker", "draining", "This worker is shutting down."))
+    known = site.service.problems()
+    database = await _database_problem(site)
+    if database is not None and database.code not in {problem.code for problem in known}:
+        blocking.append(database)
+    return blocking, known
+
+
+async def _database_problem(site: Site) -> Problem | None:
+    try:
+        async with asyncio.timeout(DATABASE_SECONDS):
+            await site.db.check()
+    except TiebreakError as error:
+        return Problem("database", error.code, error.message, error.hint)
+    except TimeoutError:
+        text = f"The database did not answer within {DATABASE_SECONDS:g} seconds."
+        return Problem("database", "database_slow", text)
+    return None

@@ -1,0 +1,98 @@
+"""The web application: routes, lifecycle, and errors that no route raised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.decisions.service import DecisionService
+from tiebreak.errors import TiebreakError
+from tiebreak.settings import Keyring, Settings
+from tiebreak.web.api import decisions, describe, health, lookups, outcomes, workflows
+from tiebreak.web.edge import Edge
+from tiebreak.web.keycache import KeyCache
+from tiebreak.web.metrics import Metrics
+from tiebreak.web.problems import Failure, RouteNotFound, WrongMethod, problem_response
+from tiebreak.web.site import Site
+
+ROUTERS = (
+    decisions.router,
+    lookups.lists,
+    lookups.router,
+    outcomes.router,
+    workflows.router,
+    health.router,
+    describe.router,
+)
+
+
+def create_app(
+    settings: Settings,
+    keyring: Keyring,
+    metrics: Metrics | None = None,
+    draining: asyncio.Event | None = None,
+) -> Edge:
+    """The application of one worker; it starts its decision service when the server starts it.
+
+    `draining` is set by whoever shuts the server down, before connections are waited for.
+    """
+    metrics = metrics or Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        service = await DecisionService.start(settings, keyring)
+        app.state.site = Site(
+            settings=settings,
+            keyring=keyring,
+            service=service,
+            keys=KeyCache(service.db),
+            metrics=metrics,
+            outcomes_lane=await Lane.open(service.db, "outcomes", keyring),
+            draining=draining or asyncio.Event(),
+        )
+        try:
+            yield
+        finally:
+            await service.drain()
+
+    return Edge(build_app(lifespan), metrics)
+
+
+def build_app(lifespan: object = None) -> FastAPI:
+    """The routes, without what serves them; enough to describe the API."""
+    app = FastAPI(
+        lifespan=lifespan,  # pyright: ignore[reportArgumentType]
+        openapi_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _unrouted)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """The answer to a request that no route takes."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    problem: TiebreakError = Failure()
+    if status == 404:
+        problem = RouteNotFound(hint="/docs lists all routes.")
+    elif status == 405:
+        problem = WrongMethod(hint="/docs lists all routes and their methods.")
+    response = problem_response(problem, request.scope["state"]["request_id"])
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

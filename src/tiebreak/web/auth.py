@@ -1,0 +1,124 @@
+"""Who may use which route: `ACCESS` is the one table of routes and roles.
+
+A route that is not in it cannot be built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tiebreak.access.roles import Actor, Role
+from tiebreak.errors import InvalidInput, Problem
+from tiebreak.web.problems import RouteNotFound, WrongRole, known, problem_response
+from tiebreak.web.site import site_of
+
+PUBLIC: frozenset[Role] = frozenset()
+EVERYONE = frozenset(Role)
+SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
+DECIDERS_AGAIN = frozenset({Role.LEAD, Role.ML_ENGINEER, Role.ADMIN})
+READERS = EVERYONE
+
+ACCESS: Mapping[str, frozenset[Role]] = {
+    "livez": PUBLIC,
+    "readyz": PUBLIC,
+    "metrics": PUBLIC,
+    "docs": PUBLIC,
+    "docs_asset": PUBLIC,
+    "openapi": PUBLIC,
+    "decide_ticket": SENDERS,
+    "decide_batch": SENDERS,
+    "decide_again": DECIDERS_AGAIN,
+    "record_outcome": SENDERS | {Role.REVIEWER, Role.LEAD},
+    "get_decision": READERS,
+    "get_explanation": READERS,
+    "list_decisions": READERS,
+    "get_ticket": READERS,
+    "list_workflows": READERS,
+    "get_workflow": READERS,
+    "list_workflow_versions": READERS,
+}
+
+CLIENT_GONE = 499  # only in logs and metrics: nobody is there to read an answer
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class GuardedRoute(APIRoute):
+    """A route that only the roles in `ACCESS` may use; KeyError when it is not in there."""
+
+    def get_route_handler(self) -> Handler:
+        """The route's handler behind the check of key and roles."""
+        return _guarded(self.name, super().get_route_handler())
+
+
+class LeanRoute(APIRoute):
+    """A guarded route whose endpoint gets the bare request and its path's parameters.
+
+    FastAPI describes it, and neither parses its input nor builds its answer.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """The endpoint behind the check of key and roles."""
+        endpoint: Callable[..., Awaitable[Response]] = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            return await endpoint(request, **request.path_params)
+
+        return _guarded(self.name, handle)
+
+
+def actor_of(request: Request) -> Actor:
+    """Who makes this request; only for routes that are not public."""
+    return request.scope["state"]["actor"]
+
+
+def _guarded(name: str, handle: Handler) -> Handler:
+    roles = ACCESS[name]
+
+    async def guarded(request: Request) -> Response:
+        state = request.scope["state"]
+        state["route"] = name
+        try:
+            if roles:
+                await _admit(request, roles)
+            if any("\0" in str(part) for part in request.path_params.values()):
+                raise RouteNotFound  # no stored name holds what Postgres does not take
+            return await handle(request)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
+        except RequestValidationError as error:
+            return problem_response(_parameters(error), state["request_id"])
+        except Exception as error:  # noqa: BLE001 - every failure becomes a problem document
+            return problem_response(known(error, state["request_id"]), state["request_id"])
+
+    return guarded
+
+
+async def _admit(request: Request, roles: frozenset[Role]) -> None:
+    state = request.scope["state"]
+    actor = await site_of(request).keys.actor(request.headers.get("authorization"))
+    state["key_id"] = actor.key_id
+    if roles.isdisjoint(actor.roles):
+        names = sorted(roles)
+        raise WrongRole(
+            f"This needs one of the roles {', '.join(names)}.",
+            hint="Use a key with such a role.",
+            roles=[str(name) for name in names],
+        )
+    state["actor"] = actor
+
+
+def _parameters(error: RequestValidationError) -> InvalidInput:
+    return InvalidInput(
+        "Parameters of the request are not valid.",
+        problems=tuple(
+            Problem(".".join(str(part) for part in item["loc"]), item["type"], item["msg"])
+            for item in error.errors()
+        ),
+    )

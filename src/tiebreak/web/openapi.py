@@ -1,0 +1,202 @@
+"""The API's description: routes as they are, with the tickets of every workflow in production."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from tiebreak.core.tickets import Schema
+from tiebreak.core.workflow import Field, FieldType
+from tiebreak.web.auth import ACCESS
+from tiebreak.web.shapes import BatchLine, ProblemDocument, Readiness
+
+Json = dict[str, Any]
+REF = "#/components/schemas/"
+
+DESCRIPTION = """\
+Tiebreak scores work tickets for risk. Rules and a model each give a verdict; when they disagree
+the ticket goes to people. Every decision is explained, durable and replayable.
+
+Send an API key as `Authorization: Bearer tbk_…`. Errors are
+[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents: `code` is stable, `hint`
+says what to do. A 503 carries `Retry-After`; sending the same ticket again is always safe. A
+revoked key is refused within five seconds.
+"""
+
+TAGS = [
+    {"name": "decisions", "description": "Decide tickets; read decisions and explanations."},
+    {"name": "outcomes", "description": "Tell what really happened."},
+    {"name": "workflows", "description": "What is decided, and by which version."},
+    {"name": "operations", "description": "Health and numbers; no key needed."},
+]
+
+_EXAMPLES: Mapping[FieldType, object] = {
+    FieldType.TEXT: "Text",
+    FieldType.CATEGORY: "example",
+    FieldType.BOOLEAN: True,
+    FieldType.TIMESTAMP: datetime(2026, 3, 2, 14, 30, tzinfo=UTC).isoformat(),
+    FieldType.DATE: "2026-03-02",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowShape:
+    """What a workflow takes."""
+
+    name: str
+    ticket: Schema
+    outcome: Schema
+
+
+def routes_description(app: FastAPI) -> Json:
+    """The description without workflows."""
+    document = get_openapi(
+        title="Tiebreak",
+        version=version("tiebreak"),
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+        license_info=None,
+    )
+    components: Json = document.setdefault("components", {})
+    schemas: Json = components.setdefault("schemas", {})
+    for model in (ProblemDocument, BatchLine, Readiness):
+        _add_model(schemas, model)
+    components["securitySchemes"] = {
+        "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
+    }
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for operation in operations(document):
+        _secure(operation)
+        answers: Json = operation["responses"]
+        if "application/json" in answers.get("422", {}).get("content", {}):
+            del answers["422"]  # the framework's own, which no route gives
+    return document
+
+
+def describe(routes: Json, shapes: list[WorkflowShape]) -> Json:
+    """The whole description: `routes` with the tickets and outcomes of these workflows."""
+    bodies = {name: _bodies(name, shapes) for name in ("decide_ticket", "record_outcome")}
+    document = {**routes, "components": {**routes["components"]}}
+    document["components"]["schemas"] = dict(routes["components"]["schemas"])
+    for shape in shapes:
+        document["components"]["schemas"] |= _workflow_schemas(shape)
+    document["paths"] = {
+        path: {method: _with_body(operation, bodies) for method, operation in item.items()}
+        for path, item in routes["paths"].items()
+    }
+    return document
+
+
+def operations(document: Json) -> list[Json]:
+    """All operations of a description."""
+    return [operation for item in document["paths"].values() for operation in item.values()]
+
+
+def example(field: Field) -> object:
+    """A valid value of the field."""
+    match field.type:
+        case FieldType.INTEGER | FieldType.NUMBER:
+            number = field.minimum if field.minimum is not None else min(1, field.maximum or 1)
+            return int(number) if field.type is FieldType.INTEGER else number
+        case FieldType.TAGS:
+            return [field.values[0]] if field.values else ["example"]
+        case FieldType.CATEGORY if field.values:
+            return field.values[0]
+        case FieldType.TEXT:
+            return "Text"[: field.max_length]
+        case _:
+            return _EXAMPLES[field.type]
+
+
+def component(workflow: str, kind: str) -> str:
+    """The name of a workflow's component: `locate`, `Ticket` → `LocateTicket`."""
+    return "".join(part.capitalize() for part in workflow.split("_")) + kind
+
+
+def _workflow_schemas(shape: WorkflowShape) -> Json:
+    ticket, outcome = component(shape.name, "Ticket"), component(shape.name, "OutcomeFields")
+    return {
+        ticket: {"title": ticket, **shape.ticket.json_schema()},
+        outcome: {"title": outcome, **shape.outcome.json_schema()},
+        component(shape.name, "Submission"): {
+            "title": component(shape.name, "Submission"),
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["ticket_id", "fields"],
+            "properties": {
+                "ticket_id": {"type": "string", "minLength": 1, "maxLength": 200},
+                "revision": {"type": "integer", "minimum": 1},
+                "fields": {"$ref": REF + ticket},
+            },
+        },
+        component(shape.name, "Outcome"): {
+            "title": component(shape.name, "Outcome"),
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["kind"],
+            "properties": {
+                "kind": {"type": "string", "enum": ["outcome", "closed", "acted"]},
+                "given_at": {
+                    "type": "string",
+                    "format": "date-time",
+                    "description": "When the sender learned it; never later than now.",
+                },
+                "fields": {"$ref": REF + outcome},
+            },
+        },
+    }
+
+
+def _bodies(operation: str, shapes: list[WorkflowShape]) -> Json:
+    kind = "Submission" if operation == "decide_ticket" else "Outcome"
+    refs = [{"$ref": REF + component(shape.name, kind)} for shape in shapes]
+    examples = {shape.name: {"value": _example(shape, kind)} for shape in shapes}
+    schema: Json = {"anyOf": refs} if refs else {"type": "object"}
+    return {"application/json": {"schema": schema, "examples": examples}}
+
+
+def _example(shape: WorkflowShape, kind: str) -> Json:
+    if kind == "Submission":
+        fields = {field.name: example(field) for field in shape.ticket.fields}
+        return {"ticket_id": "example-1", "fields": fields}
+    return {"kind": "closed", "fields": {}}
+
+
+def _with_body(operation: Json, bodies: Json) -> Json:
+    name = operation["operationId"]
+    if name == "decide_batch":
+        lines = "One submission a line, as for one ticket."
+        content: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
+        return {**operation, "requestBody": _required(content, lines)}
+    if name not in bodies:
+        return operation
+    text = "Of the workflow's own kind; the examples are by workflow."
+    return {**operation, "requestBody": _required(bodies[name], text)}
+
+
+def _required(content: Json, description: str) -> Json:
+    return {"required": True, "description": description, "content": content}
+
+
+def _secure(operation: Json) -> None:
+    roles = sorted(ACCESS[operation["operationId"]])
+    operation["security"] = [{"apiKey": []}] if roles else []
+    if roles:
+        operation["x-roles"] = [str(role) for role in roles]
+        text = operation.get("description", "")
+        operation["description"] = f"{text}\n\nRoles: {', '.join(roles)}.".strip()
+
+
+def _add_model(schemas: Json, model: type[BaseModel]) -> None:
+    schema = model.model_json_schema(ref_template=REF + "{model}")
+    schemas.update(schema.pop("$defs", {}))
+    schemas[model.__name__] = schema

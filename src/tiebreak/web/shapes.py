@@ -1,0 +1,280 @@
+"""The shapes of answers, for the API's description; a contract test holds answers to them.
+
+Answers are written straight to JSON; these models never touch the hot path.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+BandName = Literal["low", "medium", "high", "critical"]
+RouteName = Literal["auto", "tiebreak", "review"]
+
+
+class Shape(BaseModel):
+    """An answer, or a part of one; it holds what is listed and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FiredRule(Shape):
+    """A rule whose condition was true, with the values that made it so."""
+
+    rule: str
+    effect: Literal["floor", "ceiling", "points", "escalate"]
+    message: str
+    values: dict[str, Any]
+
+
+class RulesVerdict(Shape):
+    """What the rules say; `fired` is null once the ticket was erased."""
+
+    band: BandName
+    points: int
+    hard_floor: BandName | None
+    fired: list[FiredRule] | None
+
+
+class TopContribution(Shape):
+    """A feature and its part of the margin, in log-odds."""
+
+    feature: str
+    contribution: float
+
+
+class ModelVerdict(Shape):
+    """What the model says; only `status` when it did not score.
+
+    The features that moved the margin most are left out when the decision's model is not the one
+    in production; the explanation has them all.
+    """
+
+    status: Literal["scored", "absent", "failed"]
+    band: BandName | None = None
+    score: float | None = Field(default=None, description="Calibrated probability.")
+    margin: float | None = Field(default=None, description="Log-odds before calibration.")
+    base_value: float | None = None
+    top_contributions: list[TopContribution] | None = None
+
+
+class ExpressionFault(Shape):
+    """A rule or feature that could not be evaluated on this ticket, and why."""
+
+    where: str
+    code: str
+
+
+class Decision(Shape):
+    """The record of all verdicts on one ticket revision, the final band and the route."""
+
+    decision_id: str
+    workflow: str
+    ticket_id: str
+    revision: int
+    ordinal: int = Field(description="1, and more when decided again on request.")
+    as_of: datetime = Field(description="The moment whose knowledge the decision used.")
+    decided_at: datetime
+    band: BandName
+    route: RouteName
+    route_reason: str
+    is_tie: bool
+    review_probability: float
+    rules: RulesVerdict
+    model: ModelVerdict
+    policy_hash: str
+    fingerprint: str
+    errors: list[ExpressionFault]
+
+
+class Contribution(Shape):
+    """A feature, its value (null once the ticket was erased) and its part of the margin."""
+
+    feature: str
+    value: Any
+    contribution: float
+
+
+class Explanation(Shape):
+    """Why the model said so: contributions + base value = margin, largest first."""
+
+    decision_id: str
+    unit: Literal["log-odds"]
+    base_value: float
+    margin: float
+    score: float
+    contributions: list[Contribution]
+
+
+class DecisionSummary(Shape):
+    """A decision in a list."""
+
+    decision_id: str
+    workflow: str
+    ticket_id: str
+    revision: int
+    ordinal: int
+    as_of: datetime
+    decided_at: datetime
+    band: BandName
+    route: RouteName
+    route_reason: str
+    is_tie: bool
+    score: float | None
+    policy_hash: str
+
+
+class DecisionPage(Shape):
+    """Decisions, newest first; `next_cursor` is null on the last page."""
+
+    decisions: list[DecisionSummary]
+    next_cursor: str | None
+
+
+class Revision(Shape):
+    """One revision of a ticket; `fields` is null once it was erased."""
+
+    revision: int
+    as_of: datetime
+    received_at: datetime
+    origin: Literal["live", "import"]
+    actor: str
+    fields: dict[str, Any] | None
+
+
+class Outcome(Shape):
+    """What became known of a ticket; `fields` is null once it was erased."""
+
+    ordinal: int
+    kind: Literal["outcome", "closed", "acted"]
+    known_at: datetime
+    given_at: datetime | None
+    received_at: datetime
+    actor: str
+    fields: dict[str, Any] | None
+
+
+class TicketHistory(Shape):
+    """All that is stored of a ticket, each list oldest first."""
+
+    workflow: str
+    ticket_id: str
+    revisions: list[Revision]
+    decisions: list[DecisionSummary]
+    outcomes: list[Outcome]
+
+
+class OutcomeReceipt(Shape):
+    """An outcome as it was stored; sending the same content again gives the same receipt."""
+
+    workflow: str
+    ticket_id: str
+    ordinal: int
+    kind: Literal["outcome", "closed", "acted"]
+    known_at: datetime
+
+
+class WorkflowVersion(Shape):
+    """A stored version of a workflow's configuration and rules."""
+
+    ordinal: int
+    workflow_version: str
+    rules_version: str
+    created_at: datetime
+    author: str
+    reason: str
+
+
+class Production(Shape):
+    """The policy that decides a workflow's tickets now."""
+
+    policy_hash: str
+    workflow_version: str
+    rules_version: str
+    bundle_digest: str | None = Field(description="Null: rules decide alone.")
+    model_status: Literal["scored", "absent", "failed"]
+
+
+class WorkflowSummary(Shape):
+    """A loaded workflow: its newest version and what is in production, if anything is."""
+
+    workflow: str
+    newest_version: WorkflowVersion
+    production: Production | None
+
+
+class WorkflowList(Shape):
+    """The loaded workflows, by name."""
+
+    workflows: list[WorkflowSummary]
+
+
+class WorkflowDetail(Shape):
+    """A workflow with the JSON Schemas of what it takes.
+
+    They are those of the policy in production, else of the newest version.
+    """
+
+    workflow: str
+    title: str
+    description: str
+    production: Production | None
+    ticket_schema: dict[str, Any]
+    outcome_schema: dict[str, Any]
+
+
+class WorkflowVersionList(Shape):
+    """The stored versions of a workflow, newest first."""
+
+    workflow: str
+    versions: list[WorkflowVersion]
+
+
+class Mistake(Shape):
+    """One mistake in an input: where it is, what is wrong, and how to mend it."""
+
+    where: str
+    code: str
+    message: str
+    hint: str
+
+
+class ProblemDocument(Shape):
+    """An error, after RFC 9457; `code` is stable, `hint` is the next step."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    problems: list[Mistake]
+    request_id: str
+    fields: dict[str, Any] | None = None
+
+
+class BatchLine(Shape):
+    """The answer to one line of a batch: a decision, or the error of that line alone."""
+
+    line: int = Field(ge=1)
+    status: int
+    decision: Decision | None = None
+    error: ProblemDocument | None = None
+
+
+class Readiness(Shape):
+    """Whether this worker decides tickets, and everything that is wrong.
+
+    `degraded`: it decides, with less than it should (for one, rules alone).
+    """
+
+    status: Literal["ready", "degraded", "not_ready"]
+    problems: list[Mistake]
+
+
+class Liveness(Shape):
+    """The process runs."""
+
+    status: Literal["alive"]

@@ -1,0 +1,38 @@
+"""What the handlers of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.decisions.service import DecisionService
+from tiebreak.settings import Keyring, Settings
+from tiebreak.store.database import Database
+from tiebreak.web.keycache import KeyCache
+from tiebreak.web.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One worker's settings, service, key cache, metrics, and the lane it writes outcomes in."""
+
+    settings: Settings
+    keyring: Keyring
+    service: DecisionService
+    keys: KeyCache
+    metrics: Metrics
+    outcomes_lane: Lane
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def db(self) -> Database:
+        """The worker's database."""
+        return self.service.db
+
+
+def site_of(request: Request) -> Site:
+    """The site that serves this request."""
+    return request.app.state.site

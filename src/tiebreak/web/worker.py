@@ -1,0 +1,97 @@
+"""One worker process: serves the application on a listening socket until it is told to stop.
+
+    python -m tiebreak.web.worker [--fd N] [--heartbeat-fd M]
+
+With `--fd` it takes connections from an inherited socket that is bound already; so several
+workers share one port, and connections wait in the socket while a worker is restarted. On
+SIGTERM it stops accepting, ends batches after the lines it has read, answers everything that is
+queued and closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import math
+import os
+import socket
+
+import uvicorn
+
+from tiebreak.settings import Keyring, Settings
+from tiebreak.web import logs
+from tiebreak.web.app import create_app
+from tiebreak.web.metrics import Metrics
+
+BACKLOG = 2048
+
+
+class Worker(uvicorn.Server):
+    """A server that says that it drains before it waits for its connections."""
+
+    def __init__(self, config: uvicorn.Config, draining: asyncio.Event) -> None:
+        super().__init__(config)
+        self._draining = draining
+        self.heartbeat: int | None = None  # a pipe's number
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; each second tell the supervisor that the event loop turns."""
+        if self.heartbeat is not None and counter % 10 == 0:
+            with contextlib.suppress(OSError):  # full or closed: the supervisor has seen enough
+                os.write(self.heartbeat, b".")
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let requests finish, close."""
+        self._draining.set()
+        await super().shutdown(sockets)
+
+
+def worker(settings: Settings, keyring: Keyring, metrics: Metrics) -> Worker:
+    """A worker ready to `run` on a listening socket."""
+    draining = asyncio.Event()
+    config = uvicorn.Config(
+        create_app(settings, keyring, metrics, draining),
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=math.ceil(settings.api.drain_seconds),
+    )
+    return Worker(config, draining)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that child processes may inherit."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def main() -> None:
+    """Run a worker by the environment's settings."""
+    parser = argparse.ArgumentParser(description="Serve the API with one process.")
+    parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--heartbeat-fd", type=int, help="an inherited pipe to tell that we live")
+    arguments = parser.parse_args()
+    settings = Settings.load()
+    logs.configure(settings.log)
+    metrics = Metrics(settings.data_dir / "metrics")
+    listener = (
+        listen(settings.api.host, settings.api.port)
+        if arguments.fd is None
+        else socket.socket(fileno=arguments.fd)
+    )
+    server = worker(settings, Keyring.load(settings), metrics)
+    server.heartbeat = arguments.heartbeat_fd
+    server.run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
