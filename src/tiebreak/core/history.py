@@ -26,7 +26,8 @@ from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_e
 from tiebreak.core.workflow import EventKind, Field, FieldType, HistoryFeature, Workflow
 from tiebreak.errors import InvalidInput
 
-EMPTY = np.iinfo(np.int64).min
+SMALLEST, LARGEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+EMPTY = SMALLEST
 MICROSECONDS_A_DAY = 86_400_000_000
 KEY_SEPARATOR = "\x1f"
 
@@ -410,9 +411,10 @@ def _accumulate(  # pragma: no cover - compiled
             if is_last[slot]:
                 after = before if delta == EMPTY else delta
             else:
-                after = before + delta
-                if (delta >= 0) != (after >= before):
+                # Asked before adding: compiled code may assume that a sum never wraps.
+                if before > LARGEST - delta if delta > 0 else before < SMALLEST - delta:
                     return totals, True
+                after = before + delta
             current[owner, slot] = after
             totals[row, slot] = after
     return totals, False

@@ -6,7 +6,7 @@ statements whatever the batch holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from tiebreak.core.workflow import EventKind
 from tiebreak.settings import Keyring
 from tiebreak.store import revisions, tables
 from tiebreak.store.firsts import first_tickets
-from tiebreak.store.history import EntityKeys, Known, Ledger, Tick, keys_of, read, tick
+from tiebreak.store.history import EntityKeys, Known, Ledger, Tick, keys_of, read, take, tick
 from tiebreak.store.keyed import content_key, ticket_hash
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
 from tiebreak.store.unit import Unit
@@ -66,8 +66,8 @@ class _Fresh:
             [self.index[row] for row in keep],
             [self.news[row] for row in keep],
             self.frame[keep],
-            _take(self.keys, keep),
-            _take(self.booked_on, keep),
+            take(self.keys, keep),
+            take(self.booked_on, keep),
         )
 
 
@@ -138,7 +138,7 @@ async def _fresh(
     leaders = {i: r for i, r in enumerate(numbered) if isinstance(r, New) and r.leader == i}
     index, news = list(leaders), list(leaders.values())
     if len(index) < frame.height:
-        frame, keys = frame[index], _take(keys, index)
+        frame, keys = frame[index], take(keys, index)
     if all(new.revision == 1 for new in news):
         return _Fresh(index, news, frame, keys, keys)
     firsts = {
@@ -208,7 +208,3 @@ def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
             case Existing() | RevisionConflict():
                 results.append(found)
     return results
-
-
-def _take(keys: EntityKeys, rows: Sequence[int]) -> Mapping[str, list[bytes | None]]:
-    return {entity: [column[row] for row in rows] for entity, column in keys.items()}

@@ -151,6 +151,11 @@ def keys_of(
     return keys
 
 
+def take(keys: EntityKeys, rows: Sequence[int]) -> dict[str, list[bytes | None]]:
+    """The keys of these tickets only."""
+    return {entity: [column[row] for row in rows] for entity, column in keys.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What one query found in the log: totals of each entity just before each probe's time."""
