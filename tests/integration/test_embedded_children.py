@@ -48,6 +48,10 @@ time.sleep(60)
 Make = Callable[..., Child]
 
 
+def search_path(folder: Path) -> str:
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Generator[Make]:
     made: list[Child] = []
@@ -58,7 +62,7 @@ def make(tmp_path: Path) -> Generator[Make]:
             name="program",
             arguments=("program", *arguments),
             log=tmp_path / "logs" / "program.log",
-            environment={**os.environ, "PYTHONPATH": str(tmp_path)},
+            environment={**os.environ, "PYTHONPATH": search_path(tmp_path)},
         )
         made.append(Child(program))
         return made[-1]
@@ -157,7 +161,7 @@ time.sleep(60)
         [sys.executable, "-c", parent],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": search_path(tmp_path)},
     )
     assert process.stdout is not None
     child = int(process.stdout.readline())

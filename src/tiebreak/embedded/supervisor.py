@@ -255,12 +255,10 @@ def read_record(data_dir: Path) -> Record | None:
 
 
 def _tasks(data_dir: Path, environment: dict[str, str]) -> Program:
-    schedule = data_dir / "cache" / "beat"
-    schedule.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ("celery", "-A", "tiebreak.tasks.app", "worker", "-B", "-P", "threads")
+    arguments = ("celery", "-A", "tiebreak.tasks.app", "worker", "-B", "--pool", "threads")
     return Program(
         name="tasks",
-        arguments=(*arguments, "-s", str(schedule), "--loglevel", "WARNING"),
+        arguments=(*arguments, "--loglevel", "WARNING"),
         log=data_dir / "logs" / "tasks.log",
         environment=environment,
         drain_seconds=TASKS_DRAIN_SECONDS,
