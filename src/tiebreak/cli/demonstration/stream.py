@@ -50,15 +50,13 @@ async def send(
 ) -> Stream:
     """Send every ticket, `CONNECTIONS` at a time. Raises `StreamRefused`."""
     stream = Stream()
-    waiting = iter(bodies)
+    waiting, path = iter(bodies), f"/v1/workflows/{workflow}/decisions"
     begun = time.perf_counter()
 
     async def worker(bodies_left: Iterator[bytes]) -> None:
         for body in bodies_left:
             sent = time.perf_counter()
-            response = await client.post(
-                f"/v1/workflows/{workflow}/decisions", content=body, headers=JSON
-            )
+            response = await client.post(path, content=body, headers=JSON)
             if response.status_code != OK:
                 raise StreamRefused(f"The API answered {response.status_code}: {response.text}")
             stream.latencies.append(time.perf_counter() - sent)

@@ -1,0 +1,134 @@
+"""What the demo sets up, each part only where it is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import func, select
+
+from tiebreak.access.keys import create_key
+from tiebreak.access.persons import ensure_person
+from tiebreak.access.roles import Role
+from tiebreak.cli.demonstration.tickets import Plan
+from tiebreak.cli.session import Session
+from tiebreak.core.workflow import RuleSet, Workflow
+from tiebreak.ingest.importer import Files, import_history
+from tiebreak.ingest.simulator import Simulation
+from tiebreak.release import records
+from tiebreak.release.proposals import propose
+from tiebreak.store import tables
+from tiebreak.training.fit import Parameters
+from tiebreak.training.runs import Trainer
+from tiebreak.workflows import versions
+
+AUTHOR, APPROVER = "demo-author", "demo-approver"
+KEY_LIFE = timedelta(hours=1)
+REASON = "demonstration"
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The demo's place: a session of its author, and a workflow with its rules."""
+
+    session: Session
+    workflow: Workflow
+    rules: RuleSet
+
+    async def people_and_workflow(self) -> versions.Version:
+        """Register author and approver, and load the workflow."""
+        async with self.session.lane.unit() as unit:
+            for person in (AUTHOR, APPROVER):
+                await ensure_person(unit, person, actor=AUTHOR)
+        lane = self.session.lane
+        loaded = await versions.load(lane, self.workflow, self.rules, author=AUTHOR, reason=REASON)
+        return loaded.version
+
+    async def count_imported(self) -> int:
+        """How many imported tickets are there."""
+        keys = tables.ticket_keys
+        query = (
+            select(func.count())
+            .select_from(keys)
+            .where(keys.c.workflow == self.workflow.name, keys.c.origin == "import")
+        )
+        async with self.session.db.read() as conn:
+            return (await conn.execute(query)).scalar_one()
+
+    async def history(self, plan: Plan, simulation: Simulation, progress: Progress) -> int:
+        """Import the simulated past; how many tickets of it there are."""
+        past = simulation.known_by(plan.end_of_history)
+        count = await self.count_imported()
+        if count >= past.tickets.height:
+            return count
+        tickets, events = past.write(self.session.settings.data_dir / "demo")
+        await import_history(
+            self.session.db,
+            self.session.keyring,
+            self.workflow,
+            Files([tickets], [events]),
+            actor=AUTHOR,
+            progress=progress,
+        )
+        return await self.count_imported()
+
+    async def production(self, parameters: Parameters | None, progress: Progress) -> dict[str, Any]:
+        """Train and install a model unless this version has one in production; its figures."""
+        now = (await records.current(self.session.db, self.session.keyring)).get(self.workflow.name)
+        if isinstance(now, records.Release) and now.bundle_digest is not None:
+            parts = await self.session.library().parts(now.policy_hash)
+            versions_now = (parts.workflow_version, parts.rules_version)
+            if versions_now == (self.workflow.version, self.rules.version):
+                return await self._metrics(now.bundle_digest)
+        session = self.session
+        trainer = Trainer(session.db, session.lane, session.artifacts, session.bundle_keys)
+        run = await trainer.run(
+            self.workflow,
+            known_by=datetime.now(UTC),
+            valid_from=None,
+            parameters=parameters or Parameters(valid_from=datetime.now(UTC)),
+            author=AUTHOR,
+            reason=REASON,
+            progress=progress,
+        )
+        proposal = await propose(
+            session.db,
+            session.library(),
+            session.keyring,
+            self.workflow.name,
+            ordinal=None,
+            digest=run.digest,
+        )
+        await records.install(
+            session.lane,
+            session.keyring,
+            proposal.parts,
+            author=AUTHOR,
+            approver=APPROVER,
+            reason=REASON,
+        )
+        session.artifacts.set_alias(self.workflow.name, "risk_model_latest", run.digest)
+        return run.manifest["metrics"]
+
+    async def key(self) -> str:
+        """A key of the author that expires soon."""
+        token = await create_key(
+            self.session.lane,
+            person=AUTHOR,
+            roles=frozenset({Role.SERVICE, Role.AUDITOR}),
+            actor=AUTHOR,
+            expires_at=datetime.now(UTC) + KEY_LIFE,
+        )
+        return str(token)
+
+    async def _metrics(self, digest: str) -> dict[str, Any]:
+        runs = tables.ml_training_runs
+        query = select(runs.c.metrics).where(runs.c.bundle_digest == digest).limit(1)
+        async with self.session.db.read() as conn:
+            metrics = (await conn.execute(query)).scalar_one_or_none()
+        return {} if metrics is None else orjson.loads(metrics)

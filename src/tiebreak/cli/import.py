@@ -1,0 +1,81 @@
+# ruff: noqa: N999 - each file is named after its command
+"""Import historical tickets and what became known about them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.ingest.importer import Files, ImportReport, import_history
+from tiebreak.workflows import versions
+
+
+def command(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
+    tickets: Annotated[
+        list[Path], typer.Argument(help="Files of tickets: .ndjson, .csv or .parquet.")
+    ],
+    outcomes: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of what became known later; may be given again."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Import nothing when any row is not valid.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the rows; write rejects, import nothing.")
+    ] = False,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Import history in time order; bad rows go to a rejects file beside each file.
+
+    What is there already is skipped, so an interrupted import is simply run again.
+
+    Example: `tiebreak import locate tickets.parquet --outcomes events.parquet`
+    """
+    output = Output(as_json=json)
+    files = Files(tickets, outcomes or ())
+
+    async def work(session: Session) -> ImportReport:
+        stored = await versions.latest(session.db, workflow)
+        with output.progress(f"Importing into {workflow}") as progress:
+            return await import_history(
+                session.db,
+                session.keyring,
+                stored.workflow,
+                files,
+                actor=session.person,
+                strict=strict,
+                dry_run=dry_run,
+                progress=progress,
+            )
+
+    report = act(person, work)
+    title = f"Would import into {workflow}" if dry_run else f"Imported into {workflow}"
+    output.result(as_data(report, dry_run=dry_run), table(title, ("", ""), _figures(report)))
+
+
+def as_data(report: ImportReport, *, dry_run: bool = False) -> dict[str, Any]:
+    """A report as plain data."""
+    return asdict(report) | {"dry_run": dry_run, "rejects": [str(path) for path in report.rejects]}
+
+
+def _figures(report: ImportReport) -> list[tuple[str, str]]:
+    figures = [("tickets", f"{report.tickets:,}")]
+    figures += [(f"{kind} events", f"{count:,}") for kind, count in report.events.items() if count]
+    others = {
+        "there already": report.already,
+        "not yet known": report.not_yet_known,
+        "rejected rows": report.rejected,
+    }
+    figures += [(name, f"{count:,}") for name, count in others.items() if count]
+    figures += [("see", str(path)) for path in report.rejects]
+    if report.first is not None and report.last is not None:
+        figures.append(("opened", f"{report.first:%Y-%m-%d} to {report.last:%Y-%m-%d}"))
+    return figures
