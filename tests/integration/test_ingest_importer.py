@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from tiebreak.audit.lanes import Lane
@@ -182,3 +182,184 @@ class OneByOne:
                     keyring=self.keyring,
                     at=item.given_at,
                 )
+
+
+async def test_small_units_write_the_same(
+    db: Database,
+    keyring: Keyring,
+    locate: Workflow,
+    simulation: Simulation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await load(db, keyring, locate, simulation, tmp_path)
+    whole = await contents(db)
+    monkeypatch.setattr(units, "RECORDS_A_UNIT", 37)
+    twin = locate.model_copy(update={"name": "twin"})
+    await load(db, keyring, twin, simulation, tmp_path)
+    small = await rows(
+        db, "SELECT ticket_id, content, context FROM tickets WHERE workflow = 'twin' ORDER BY as_of"
+    )
+    assert small == [
+        {name: row[name] for name in ("ticket_id", "content", "context")}
+        for row in whole["tickets"]
+    ]
+
+
+async def test_an_interrupted_import_goes_on(
+    db: Database,
+    keyring: Keyring,
+    locate: Workflow,
+    simulation: Simulation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(units, "RECORDS_A_UNIT", 500)
+    tickets, events = simulation.write(tmp_path)
+
+    class PowerCut(Exception):
+        """The machine stops."""
+
+    def cut(stage: str, share: float) -> None:
+        if stage == "writing" and share > 0.5:
+            raise PowerCut
+
+    files = Files([tickets], [events])
+    with pytest.raises(PowerCut):
+        await import_history(db, keyring, locate, files, actor="tests", now=END, progress=cut)
+    half = await contents(db)
+    assert 0 < len(half["tickets"]) < simulation.tickets.height
+    report = await load(db, keyring, locate, simulation, tmp_path)
+    assert 0 < report.tickets < simulation.tickets.height
+    assert report.rejected == 0
+    resumed = await contents(db)
+
+    twin = locate.model_copy(update={"name": "twin"})
+    await load(db, keyring, twin, simulation, tmp_path)
+    uncut = await rows(
+        db, "SELECT ticket_id, context FROM tickets WHERE workflow = 'twin' ORDER BY as_of"
+    )
+    assert [{k: row[k] for k in ("ticket_id", "context")} for row in resumed["tickets"]] == uncut
+
+
+async def test_a_second_file_continues_the_first(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    """Later files see the history of earlier ones, tickets and outcomes alike."""
+    middle = START + timedelta(days=30)
+    await load(db, keyring, locate, simulation.known_by(middle), tmp_path / "first")
+    report = await load(db, keyring, locate, simulation, tmp_path / "both")
+    assert report.rejected == 0
+    assert report.already > 0
+    twin = locate.model_copy(update={"name": "twin"})
+    await load(db, keyring, twin, simulation, tmp_path / "twin")
+    query = "SELECT ticket_id, as_of, context FROM tickets WHERE workflow = '{}' ORDER BY as_of"
+    assert await rows(db, query.format("locate")) == await rows(db, query.format("twin"))
+
+
+async def test_history_older_than_what_is_recorded_is_rejected(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    later = simulation.opened_from(START + timedelta(days=30))
+    await load(db, keyring, locate, later, tmp_path / "later")
+    before = await contents(db)
+    earlier = simulation.known_by(START + timedelta(days=10))
+    report = await load(db, keyring, locate, earlier, tmp_path / "earlier")
+    assert report.tickets == 0
+    reasons = read_rejects(report.rejects[0])
+    assert {each["problems"][0]["code"] for each in reasons} == {"not_after_clock"}
+    assert all("oldest first" in each["problems"][0]["hint"] for each in reasons)
+    assert await contents(db) == before
+
+
+async def test_bad_rows_are_rejected_and_good_rows_go_in(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    path = tmp_path / "tickets.ndjson"
+    simulation.tickets.head(20).write_ndjson(path)
+    lines = path.read_bytes().splitlines()
+    lines[3] = lines[3].replace(b'"normal"', b'"nromal"').replace(b'"short_notice"', b'"nromal"')
+    lines[7] = b'{"ticket_id": "\xff\xfe"}'
+    lines[11] = lines[11][: len(lines[11]) // 2]
+    lines[12] = lines[12].replace(b'"opened_at":"2024', b'"opened_at":"2124')
+    path.write_bytes(b"\n".join(lines))
+    events = tmp_path / "events.ndjson"
+    events.write_text(
+        '{"ticket_id":"SIM5-0000001","kind":"outcome","known_at":"2024-04-01T00:00:00Z",'
+        '"response_late":true}\n'
+        '{"ticket_id":"SIM5-0000001","kind":"outcome","known_at":"2024-04-02T00:00:00Z"}\n'
+        '{"ticket_id":"SIM5-9999999","kind":"closed","known_at":"2024-04-01T00:00:00Z"}\n'
+    )
+    files = Files([path], [events])
+    with pytest.raises(RowsRejected, match="nothing was imported"):
+        await import_history(db, keyring, locate, files, actor="tests", now=END, strict=True)
+    assert await rows(db, "SELECT * FROM ticket_keys") == []
+
+    report = await import_history(db, keyring, locate, files, actor="tests", now=END)
+    assert report.tickets == 16
+    rejects = {each["row"]: each["problems"][0]["code"] for each in read_rejects(report.rejects[0])}
+    assert set(rejects) == {4, 8, 12, 13}
+    assert rejects[8] == "invalid_utf8"
+    assert rejects[12] == "not_json"
+    assert rejects[13] == "in_the_future"
+    codes = [each["problems"][0]["code"] for each in read_rejects(report.rejects[1])]
+    assert sorted(codes) == ["empty", "unknown_ticket"]
+
+
+async def test_corrections_become_revisions(
+    db: Database, keyring: Keyring, locate: Workflow, tmp_path: Path
+) -> None:
+    def line(hour: int, depth: int) -> str:
+        fields = {
+            "ticket_id": "T-1",
+            "opened_at": f"2024-03-04T{hour:02d}:00:00Z",
+            "ticket_type": "normal",
+            "work_type": "fence",
+            "excavator": "Excavator 0001",
+            "city": "City 01",
+            "depth_ft": depth,
+        }
+        return json.dumps(fields)
+
+    path = tmp_path / "tickets.ndjson"
+    path.write_text("\n".join([line(8, 2), line(9, 3), line(9, 3), line(10, 2)]))
+    for expected in (3, 0):
+        report = await import_history(db, keyring, locate, Files([path]), actor="tests", now=END)
+        assert report.tickets == expected
+    stored = await rows(db, "SELECT revision, context FROM tickets ORDER BY revision")
+    assert [row["revision"] for row in stored] == [1, 2, 3]
+    arrived = [json.loads(str(row["context"])) for row in stored]
+    counts = [max(v for k, v in each.items() if "arrived.sum" in k) for each in arrived]
+    assert counts == [0, 1, 1]  # a correction is no new ticket
+
+
+async def test_feedback_alone_moves_no_clock(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    await load(db, keyring, locate, simulation, tmp_path)
+    clock = (await contents(db))["clock"]
+    path = tmp_path / "words.csv"
+    path.write_text(
+        "ticket_id,kind,known_at,reviewer,band,note\n"
+        "SIM5-0000001,feedback,2024-03-02T10:00:00Z,Reviewer 99,high,look again\n"
+    )
+    report = await import_history(db, keyring, locate, Files([], [path]), actor="tests", now=END)
+    assert report.events["feedback"] == 1
+    assert (await contents(db))["clock"] == clock
+
+
+def read_rejects(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+async def test_the_last_5000_of_60000_equal_admission_one_by_one(
+    db: Database, keyring: Keyring, locate: Workflow, tmp_path: Path
+) -> None:
+    whole = simulate(11, 60_000, datetime(2022, 3, 1, tzinfo=UTC), 730).known_by(END)
+    at = whole.tickets["opened_at"][-5_000]
+    started = time.perf_counter()
+    await load(db, keyring, locate, whole.known_by(at), tmp_path / "past")
+    assert time.perf_counter() - started < 60
+    await admitted_equal_imported(db, keyring, locate, whole, at, tmp_path)

@@ -140,9 +140,10 @@ async def _import(
     dry_run: bool,
     progress: Progress,
 ) -> ImportReport:
-    read = _read(workflow, files, received_at, progress)
+    read = _Read()
     plan = HistoryPlan(workflow)
     try:
+        _read(read, workflow, files, received_at, progress)
         stored = await read_stored(db, workflow, read.intake)
         progress("arranging", 0.0)
         timeline = arrange(
@@ -160,8 +161,7 @@ async def _import(
     return _report(workflow.name, read, timeline)
 
 
-def _read(workflow: Workflow, files: Files, now: datetime, progress: Progress) -> _Read:
-    read = _Read()
+def _read(read: _Read, workflow: Workflow, files: Files, now: datetime, progress: Progress) -> None:
     todo = [(path, TicketReader(workflow, now)) for path in files.tickets]
     todo += [(path, EventReader(workflow, now)) for path in files.events]
     for done, (path, reader) in enumerate(todo):
@@ -170,7 +170,6 @@ def _read(workflow: Workflow, files: Files, now: datetime, progress: Progress) -
         read.rejects.append(rejects)
         reader.read(path, rejects, read.intake)
     progress("reading", 1.0)
-    return read
 
 
 async def _prepare(
