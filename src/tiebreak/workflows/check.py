@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.errors import InvalidInput
-from tiebreak.workflows.draft import read_draft
 from tiebreak.workflows.examples import run_examples
+from tiebreak.workflows.folder import read_draft
 from tiebreak.workflows.meaning import check_meaning
 from tiebreak.workflows.source import Mistake
 from tiebreak.workflows.structure import check_structure
