@@ -27,9 +27,9 @@ from tests.functional.serving import (
     settings_for,
     wait_until_served,
 )
-from tiebreak.secret_files import ensure_secrets
 
 from tiebreak.access.roles import Role
+from tiebreak.secret_files import ensure_secrets
 from tiebreak.settings import Keyring, Settings
 from tiebreak.web import worker
 

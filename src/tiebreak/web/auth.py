@@ -21,8 +21,6 @@ from tiebreak.web.site import site_of
 PUBLIC: frozenset[Role] = frozenset()
 EVERYONE = frozenset(Role)
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
-DECIDERS_AGAIN = frozenset({Role.LEAD, Role.ML_ENGINEER, Role.ADMIN})
-READERS = EVERYONE
 
 ACCESS: Mapping[str, frozenset[Role]] = {
     "livez": PUBLIC,
@@ -33,15 +31,14 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "openapi": PUBLIC,
     "decide_ticket": SENDERS,
     "decide_batch": SENDERS,
-    "decide_again": DECIDERS_AGAIN,
     "record_outcome": SENDERS | {Role.REVIEWER, Role.LEAD},
-    "get_decision": READERS,
-    "get_explanation": READERS,
-    "list_decisions": READERS,
-    "get_ticket": READERS,
-    "list_workflows": READERS,
-    "get_workflow": READERS,
-    "list_workflow_versions": READERS,
+    "get_decision": EVERYONE,
+    "get_explanation": EVERYONE,
+    "list_decisions": EVERYONE,
+    "get_ticket": EVERYONE,
+    "list_workflows": EVERYONE,
+    "get_workflow": EVERYONE,
+    "list_workflow_versions": EVERYONE,
 }
 
 CLIENT_GONE = 499  # only in logs and metrics: nobody is there to read an answer

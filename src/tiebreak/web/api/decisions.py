@@ -1,4 +1,4 @@
-"""Deciding: one ticket, many tickets, a ticket once more."""
+"""Deciding: one ticket, and many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # a batch gives way
 router = APIRouter(prefix="/v1/workflows/{workflow}", route_class=LeanRoute, tags=["decisions"])
 
 WORKFLOW = Path(description="Name of the workflow.", examples=["locate"])
-TICKET = Path(description="The ticket's id, as it was submitted.")
 
 
 @router.post(
