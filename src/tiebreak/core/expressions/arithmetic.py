@@ -17,6 +17,7 @@ from tiebreak.core.expressions.operands import (
     code_where,
     first_error,
     integer,
+    quotient,
     settled,
 )
 from tiebreak.core.expressions.scope import Type
@@ -97,7 +98,7 @@ def _divide(left: Operand, right: Operand, is_whole: bool, position: int) -> Ope
     is_proven = bound < FLOAT_SAFE
     return Operand(
         Type.NUMBER,
-        left.value / divisor,
+        quotient(left.value, divisor),
         position,
         error,
         low=-bound if is_proven else -FLOAT_MAX,

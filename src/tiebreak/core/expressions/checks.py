@@ -95,7 +95,9 @@ class Checks:
         ]
         return unified[0], unified[1]
 
-    def comparable(self, operands: list[Operand], position: int) -> list[Operand] | None:
+    def comparable(
+        self, operands: list[Operand], position: int, *, by_order: bool = False
+    ) -> list[Operand] | None:
         """The operands with texts read as dates where the others are; None after a mistake."""
         converted = self._moments(operands)
         if converted is None:
@@ -108,7 +110,7 @@ class Checks:
         if types and logic.common_type(converted) is None:
             hint = _mixing_hint({each.type for each in converted})
             return self.mistake(f"cannot mix {' and '.join(types)}", position, hint)
-        return converted if self._check_values(converted) else None
+        return converted if by_order or self._check_values(converted) else None
 
     def _moments(self, operands: list[Operand]) -> list[Operand] | None:
         wanted = {each.type for each in operands if each.type in _MOMENTS}

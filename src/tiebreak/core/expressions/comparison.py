@@ -17,11 +17,16 @@ from tiebreak.core.expressions.operands import (
 from tiebreak.core.expressions.scope import Type
 
 MAX_PATTERN = 200
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def compare(operator: str, left: Operand, right: Operand, type_: Type, position: int) -> Operand:
     """`left operator right` after both became `type_`; NULL when either is NULL."""
     left, right = unify((left, right), type_)
+    if not left.value.meta.root_names():
+        # Where Polars knows a column to be constant, a comparison is as long as its left side.
+        left, right = right, left
+        operator = _TURNED.get(operator, operator)
     a, b = left.value, right.value
     error = first_error(left.error, right.error)
     match operator:
@@ -38,9 +43,9 @@ def compare(operator: str, left: Operand, right: Operand, type_: Type, position:
         case ">=":
             value = a >= b
         case "is distinct":
-            value = masked(a.ne_missing(b), error)
+            value = masked(a.ne_missing(b), error, Type.BOOLEAN)
         case _:
-            value = masked(a.eq_missing(b), error)
+            value = masked(a.eq_missing(b), error, Type.BOOLEAN)
     return boolean(value, position, error)
 
 

@@ -51,14 +51,12 @@ class Compiler:
 
     def _sized(self, operand: Operand) -> Operand | None:
         """Polars expands shared parts, so nesting can make a short text a huge plan."""
-        parts = (operand.value, operand.error)
-        if sum(len(part.meta.serialize()) for part in parts if part is not None) > (
-            MAX_COMPILED_BYTES
-        ):
+        parts = [part for part in (operand.value, operand.error) if part is not None]
+        if sum(len(part.meta.serialize()) for part in parts) > MAX_COMPILED_BYTES:
             return self._checks.mistake(
                 "the expression is too complex", operand.position, "split it into features"
             )
-        return operand
+        return operand if operand.error is None else replace(operand, error=_folded(operand.error))
 
     def _compile(self, node: syntax.Node) -> Operand | None:
         match node:
@@ -148,11 +146,12 @@ class Compiler:
     def _compare(
         self, operator: str, left: Operand, right: Operand, position: int
     ) -> Operand | None:
-        pair = self._checks.comparable([left, right], position)
+        by_order = operator in ("<", "<=", ">", ">=")
+        pair = self._checks.comparable([left, right], position, by_order=by_order)
         if pair is None:
             return None
         type_ = logic.common_type(pair) or Type.BOOLEAN
-        if type_ is Type.BOOLEAN and operator in ("<", "<=", ">", ">="):
+        if type_ is Type.BOOLEAN and by_order:
             return self._checks.mistake("conditions have no order", position, "use = or <>")
         return comparison.compare(operator, pair[0], pair[1], type_, position)
 
@@ -318,3 +317,11 @@ class Compiler:
             return self._checks.mistake("the calendar has no business days", node.position)
         typed = arguments and self._checks.arguments(function, arguments, node.position)
         return None if not typed else function.build(typed, self._checks.calendar, node.position)
+
+
+def _folded(error: pl.Expr) -> pl.Expr | None:
+    """An error that reads no column occurs for every row or for none."""
+    if error.meta.root_names():
+        return error
+    code = pl.select(error).item()
+    return None if code is None else pl.lit(code)

@@ -13,6 +13,7 @@ from tiebreak.core.expressions.operands import (
     boolean,
     first_error,
     integer,
+    masked,
     settled,
 )
 from tiebreak.core.expressions.scope import Type
@@ -105,9 +106,7 @@ def _extreme(horizontal: Callable[[list[pl.Expr]], pl.Expr]) -> Build:
         unified = logic.unify(arguments, type_)
         error = first_error(*(operand.error for operand in unified))
         value = horizontal([operand.value for operand in unified])
-        if error is not None:
-            value = pl.when(error.is_null()).then(value)
-        return replace(known, value=value, error=error)
+        return replace(known, value=masked(value, error, type_), error=error)
 
     return build
 

@@ -15,6 +15,7 @@ from tiebreak.core.expressions.operands import (
     first_error,
     masked,
     null_of,
+    pick,
     settled,
 )
 from tiebreak.core.expressions.scope import Type
@@ -33,7 +34,7 @@ def junction(word: str, operands: Sequence[Operand], position: int) -> Operand:
     error = first_error(*(operand.error for operand in operands))
     if error is not None:
         decided = value.eq_missing(pl.lit(not is_and))
-        error = pl.when(~decided).then(error).otherwise(_NO_CODE)
+        error = pick(~decided, error, _NO_CODE)
     return boolean(value, position, error)
 
 
@@ -46,7 +47,7 @@ def test_is(operand: Operand, value: bool | None, is_negated: bool, position: in
         wanted = pl.lit(value)
         compare = operand.value.ne_missing if is_negated else operand.value.eq_missing
         result = compare(wanted)
-    return boolean(masked(result, operand.error), position, operand.error)
+    return boolean(masked(result, operand.error, Type.BOOLEAN), position, operand.error)
 
 
 def common_type(operands: Sequence[Operand]) -> Type | None:
@@ -100,14 +101,14 @@ def choose(
     unified = unify(given, type_)
     value, error = unified[-1].value, unified[-1].error
     for condition, result in zip(reversed(conditions), reversed(unified[:-1]), strict=True):
-        value = pl.when(condition.value).then(result.value).otherwise(value)
+        value = pick(condition.value, result.value, value)
         if error is not None or result.error is not None:
             otherwise = _NO_CODE if error is None else error
             then = _NO_CODE if result.error is None else result.error
-            error = pl.when(condition.value).then(then).otherwise(otherwise)
+            error = pick(condition.value, then, otherwise)
         if condition.error is not None:
             error = first_error(condition.error, error)
-            value = pl.when(condition.error.is_null()).then(value)
+            value = masked(value, condition.error, type_)
     known = _joint(type_, given, unified)
     return replace(known, value=value, error=error, position=position)
 
@@ -119,7 +120,7 @@ def coalesce(operands: Sequence[Operand], type_: Type, position: int) -> Operand
     error = unified[-1].error
     for operand in reversed(unified[:-1]):
         if error is not None:
-            error = pl.when(operand.value.is_null()).then(error).otherwise(_NO_CODE)
+            error = pick(operand.value.is_null(), error, _NO_CODE)
         error = first_error(operand.error, error)
     known = _joint(type_, operands, unified)
-    return replace(known, value=masked(value, error), error=error, position=position)
+    return replace(known, value=masked(value, error, type_), error=error, position=position)

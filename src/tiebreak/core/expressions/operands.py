@@ -95,9 +95,29 @@ def first_error(*errors: pl.Expr | None) -> pl.Expr | None:
     return pl.coalesce(present)
 
 
-def masked(value: pl.Expr, error: pl.Expr | None) -> pl.Expr:
+def pick(mask: pl.Expr, then: pl.Expr, otherwise: pl.Expr) -> pl.Expr:
+    """`then` where the mask is true, else `otherwise`.
+
+    A mask that reads no column is decided now: Polars would give one row for all of them.
+    """
+    if mask.meta.root_names():
+        return pl.when(mask).then(then).otherwise(otherwise)
+    return then if pl.select(mask).item() is True else otherwise
+
+
+def masked(value: pl.Expr, error: pl.Expr | None, type_: Type) -> pl.Expr:
     """The value, NULL where there is an error."""
-    return value if error is None else pl.when(error.is_null()).then(value)
+    return value if error is None else pick(error.is_null(), value, null_of(type_))
+
+
+def quotient(dividend: pl.Expr, divisor: pl.Expr) -> pl.Expr:
+    """A finite NUMBER divided by another, correctly rounded in a batch of any size.
+
+    Polars divides a column by a single value (a constant, or a column it knows to be constant)
+    as a product with the reciprocal, which often differs in the last bit, but not where the
+    column has one row. Adding a zero from each row makes the divisor a value of its own there.
+    """
+    return dividend / (divisor + dividend * 0.0)
 
 
 def settled(operand: Operand) -> Operand:

@@ -12,11 +12,13 @@ from tiebreak.core.expressions.operands import (
     first_error,
     integer,
     null_of,
+    pick,
 )
 from tiebreak.core.expressions.scope import Type
 
 MAX_TEXT_BYTES = 100_000  # of a text that an expression makes; columns may hold longer ones
 _LONGEST = 2**31
+_NULL = null_of(Type.TEXT)
 
 
 def text(value: pl.Expr, position: int, *errors: pl.Expr | None) -> Operand:
@@ -71,7 +73,7 @@ def substr(operand: Operand, start: Operand, count: Operand | None, position: in
     begin = start.value.clip(-_LONGEST, _LONGEST)
     if count is None:
         value = operand.value.str.slice((begin - 1).clip(lower_bound=0))
-        return text(pl.when(begin.is_not_null()).then(value), position, *errors)
+        return text(pick(begin.is_not_null(), value, _NULL), position, *errors)
     wanted = count.value.clip(-1, _LONGEST * 2)
     errors.append(count.error)
     if count.low < 0:
@@ -82,7 +84,7 @@ def substr(operand: Operand, start: Operand, count: Operand | None, position: in
         wanted = (wanted + (begin - 1).clip(upper_bound=0)).clip(lower_bound=0)
     value = operand.value.str.slice((begin - 1).clip(lower_bound=0), wanted)
     known = begin.is_not_null() & wanted.is_not_null()
-    return text(pl.when(known).then(value), position, *errors)
+    return text(pick(known, value, _NULL), position, *errors)
 
 
 def replace_all(operand: Operand, old: str, new: str, position: int) -> Operand:

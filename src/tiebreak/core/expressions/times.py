@@ -15,6 +15,9 @@ from tiebreak.core.expressions.operands import (
     code_where,
     first_error,
     integer,
+    null_of,
+    pick,
+    quotient,
     settled,
 )
 from tiebreak.core.expressions.scope import Type
@@ -161,8 +164,8 @@ class LocalCalendar:
         elif count.high < 0:
             moved = before
         else:
-            moved = pl.when(steps > 0).then(after).when(steps < 0).then(before)
-            moved = moved.otherwise(pl.when(steps == 0).then(day.value))
+            moved = pick(steps == 0, day.value, null_of(Type.DATE))
+            moved = pick(steps > 0, after, pick(steps < 0, before, moved))
         reach = 7.0 * MAX_BUSINESS_DAYS + 366 * len(self._holidays)
         low = day.low if count.low >= 0 else day.low - reach
         high = day.high if count.high <= 0 else day.high + reach
@@ -186,7 +189,7 @@ def between(unit: str, start: Operand, end: Operand, position: int) -> Operand:
     scale = 24.0 if unit == "hours" else 1.0
     return Operand(
         Type.NUMBER,
-        difference / float(_MICROSECONDS[unit]),
+        quotient(difference, pl.lit(float(_MICROSECONDS[unit]))),
         position,
         first_error(start.error, end.error),
         low=(end.low - start.high) * scale,
