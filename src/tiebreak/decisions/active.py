@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tiebreak.core.policy import Policy
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.errors import NotFound, Problem
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.release.records import ForgedRelease, Release, current
@@ -68,7 +68,7 @@ class ActivePolicies:
 
     async def _install(self, release: Release) -> None:
         loaded = await self._library.get(release.policy_hash)
-        schema = Schema(loaded.policy.workflow.fields)
+        schema = ticket_schema(loaded.policy.workflow)
         self._active[release.workflow] = Active(release, loaded.policy, schema, loaded.problem)
 
     def problems(self) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import ticket_schema
 from tiebreak.decisions.rows import Row, decide_stored, decision_rows
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
@@ -130,7 +130,7 @@ def _is_erased(decision: Row, ticket: Row) -> bool:
 
 
 def _compare_group(members: list[tuple[Row, Row]], policy: Policy) -> list[Replayed]:
-    schema = Schema(policy.workflow.fields)
+    schema = ticket_schema(policy.workflow)
     tickets = [StoredTicket.from_row(ticket, schema) for _, ticket in members]
     stored = [decision for decision, _ in members]
     rows = decision_rows(

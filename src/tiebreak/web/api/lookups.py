@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.core.bands import Band
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.decisions import answers
-from tiebreak.decisions.rows import StoredTicket
 from tiebreak.errors import NotFound, Unavailable
 from tiebreak.store import reading
 from tiebreak.store.decision_ids import NotADecisionId
