@@ -13,9 +13,11 @@ from typing import cast
 
 from sqlalchemy import Table
 
-from tiebreak.audit.seals import NO_HEAD, SALT_BYTES, Seal, leaf
+from tiebreak.audit.journal import entry
+from tiebreak.audit.seals import NO_HEAD, SALT_BYTES, Seal, leaf, place, remainder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
+from tiebreak.store.tables import system_audit
 from tiebreak.store.unit import Connection
 
 
@@ -61,6 +63,22 @@ class SealedUnit:
             records=[tuple(map(row.get, columns)) for row in rows],
             columns=columns,
         )
+
+    async def note(
+        self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
+    ) -> None:
+        """Add an entry to `system_audit`; `detail` never holds personal data."""
+        await self.add(system_audit, [entry(actor, action, subject, detail)])
+
+    def tombstone(self, table: Table, row: Mapping[str, object]) -> bytes:
+        """What a tombstone says of a stored record: its leaf's place, and a hash of what is left.
+
+        `row` holds the record's seal columns, and null where erasure makes it so.
+        """
+        at = cast(
+            "tuple[uuid.UUID, int, int]", (row["lane"], row["seal_seq"], row["seal_position"])
+        )
+        return place(*at) + remainder(table, row)
 
 
 class Lane:

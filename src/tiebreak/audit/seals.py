@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import struct
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -19,23 +19,16 @@ from functools import cache
 import orjson
 from sqlalchemy import DateTime, Double, LargeBinary, Table, Uuid
 
-from tiebreak.errors import IntegrityFailure
-
 SEAL_COLUMNS = ("salt", "lane", "seal_seq", "seal_position")
 LEAF_BYTES = 32
 SALT_BYTES = 16
 NO_HEAD = bytes(LEAF_BYTES)  # what stands before the first seal of a lane
 PLACE_BYTES = 28
+TOMBSTONE_BYTES = PLACE_BYTES + LEAF_BYTES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _DOMAIN = b"tiebreak seal 1\n"
-
-
-class UnknownSealKey(IntegrityFailure):
-    """A seal names a key that the keyring does not hold."""
-
-    code = "unknown_seal_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +98,6 @@ def remainder(table: Table, row: Mapping[str, object]) -> bytes:
 def sealed_columns(table: Table) -> tuple[str, ...]:
     """The columns a leaf covers: all but those that say where the leaf stands."""
     return tuple(sorted(str(c.name) for c in table.columns if c.name not in SEAL_COLUMNS))
-
-
-@cache
-def sealed_tables(tables: Sequence[Table]) -> tuple[Table, ...]:
-    """Those of the tables whose records are sealed, in the given order."""
-    return tuple(table for table in tables if "seal_position" in table.columns)
 
 
 @cache

@@ -49,3 +49,16 @@ class Unit(Protocol):
     async def copy(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
         """COPY rows into a table that is not sealed."""
         ...
+
+    async def note(
+        self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
+    ) -> None:
+        """Add an entry to `system_audit`; `detail` never holds personal data."""
+        ...
+
+    def tombstone(self, table: Table, row: Mapping[str, object]) -> bytes:
+        """What a tombstone says of a stored record: its leaf's place, and a hash of what is left.
+
+        `row` holds the record's seal columns, and null where erasure makes it so.
+        """
+        ...

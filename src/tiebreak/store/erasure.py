@@ -1,0 +1,102 @@
+"""Erasure: a ticket's content leaves; its leaves, its numbers and a tombstone stay."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+
+from sqlalchemy import Table
+
+from tiebreak.errors import Conflict, IntegrityFailure
+from tiebreak.store import tables
+from tiebreak.store.outcomes import TicketUnknown
+from tiebreak.store.unit import Connection, Unit
+
+
+class StillUndecided(Conflict):
+    """The ticket is admitted and not yet decided."""
+
+    code = "still_undecided"
+
+
+class ErasureIncomplete(IntegrityFailure):
+    """What was erased is not what was found to erase."""
+
+    code = "erasure_incomplete"
+
+
+async def erase(unit: Unit, workflow: str, ticket_id: str, *, actor: str, reason: str) -> int:
+    """Erase all content about a ticket and give the number of records that lost theirs.
+
+    Must come first in its unit: what is found and what is erased are seen by one snapshot. The
+    tombstone names the leaf of each record and commits to what is left of it. Erasing again
+    takes only what came since. Raises `TicketUnknown` and `StillUndecided`.
+    """
+    conn = unit.conn
+    await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    if not await conn.fetchval(_IS_KNOWN, workflow, ticket_id):
+        raise TicketUnknown(ticket_id=ticket_id)
+    if await conn.fetchval(_IS_UNDECIDED, workflow, ticket_id):
+        raise StillUndecided(hint="Try again in a minute.", ticket_id=ticket_id)
+    places = [place async for place in _tombstones(unit, conn, workflow, ticket_id)]
+    if not places:
+        return 0
+    ordinal = await conn.fetchval(_NEXT_ORDINAL, workflow, ticket_id)
+    row = {
+        "workflow": workflow,
+        "ticket_id": ticket_id,
+        "ordinal": ordinal,
+        "erased_at": datetime.now(UTC),
+        "actor": actor,
+        "reason": reason,
+        "places": b"".join(places),
+    }
+    await unit.add(tables.erasures, [row])
+    detail = {"records": len(places), "reason": reason}
+    await unit.note(actor, "ticket.erased", f"{workflow}/{ticket_id}", detail)
+    erased = await conn.fetchval("SELECT erase_ticket($1, $2)", workflow, ticket_id)
+    if erased != len(places):
+        raise ErasureIncomplete(
+            hint="Run `tiebreak audit verify`.", found=len(places), erased=erased
+        )
+    return len(places)
+
+
+async def _tombstones(
+    unit: Unit, conn: Connection, workflow: str, ticket_id: str
+) -> AsyncGenerator[bytes]:
+    for table, erasable, query in _ERASABLE:
+        for row in await conn.fetch(query, workflow, ticket_id):
+            yield unit.tombstone(table, {**dict(row), **dict.fromkeys(erasable)})
+
+
+_IS_KNOWN = "SELECT EXISTS (SELECT FROM ticket_keys WHERE workflow = $1 AND ticket_id = $2)"
+
+_IS_UNDECIDED = """
+    SELECT EXISTS (
+        SELECT FROM ticket_keys k
+        WHERE k.workflow = $1 AND k.ticket_id = $2 AND k.origin = 'live' AND NOT EXISTS (
+            SELECT FROM decision_keys d
+            WHERE d.workflow = k.workflow AND d.ticket_id = k.ticket_id
+              AND d.revision = k.revision))
+"""
+
+_NEXT_ORDINAL = """
+    SELECT coalesce(max(ordinal), 0) + 1 FROM erasures WHERE workflow = $1 AND ticket_id = $2
+"""
+
+# By way of the keys, whose times name the partitions.
+_BY_KEY = """
+    SELECT r.* FROM ticket_keys k
+    JOIN {table} r ON r.as_of = k.as_of AND r.workflow = k.workflow
+        AND r.ticket_id = k.ticket_id AND r.revision = k.revision
+    WHERE k.workflow = $1 AND k.ticket_id = $2 AND r.salt IS NOT NULL
+"""
+_BY_TICKET = "SELECT * FROM {table} WHERE workflow = $1 AND ticket_id = $2 AND salt IS NOT NULL"
+
+_ERASABLE: tuple[tuple[Table, tuple[str, ...], str], ...] = (
+    (tables.tickets, ("content", "context"), _BY_KEY.format(table="tickets")),
+    (tables.decisions, ("fired",), _BY_KEY.format(table="decisions")),
+    (tables.outcomes, ("content",), _BY_TICKET.format(table="outcomes")),
+    (tables.ml_feedback, ("note",), _BY_TICKET.format(table="ml_feedback")),
+)
