@@ -76,6 +76,7 @@ class Supervisor:
         self._children = [Child(program) for program in self._programs()]
         self._thread = threading.Thread(target=self._supervise, name="supervisor")
         self._servers_at = 0.0
+        self._is_begun = False
 
     @property
     def url(self) -> str:
@@ -94,7 +95,7 @@ class Supervisor:
         """
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self._thread.is_alive():
-            if all(child.is_up for child in self._children):
+            if self._is_begun:
                 told = readiness.ask(self.host, self.port)
                 if told.is_answered:
                     return told
@@ -117,16 +118,25 @@ class Supervisor:
     def _supervise(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
             self._watch_servers()
-            changes = [child for child in self._children if child.watch()]
+            changes = [child for child in self._to_watch() if child.watch()]
             for child in changes:
                 if child.process is None:
                     self._note(f"{child.program.name} {child.last_end}; it is started again")
             if changes:
                 self._write_record()
         self._listener.close()
-        for prefix in ("api", "tasks"):
-            self._end([c for c in self._children if c.program.name.startswith(prefix)])
+        self._end(self._workers)
+        self._end([child for child in self._children if not child.program.has_heartbeat])
         (self._settings.data_dir / RECORD).unlink(missing_ok=True)
+
+    @property
+    def _workers(self) -> list[Child]:
+        return [child for child in self._children if child.program.has_heartbeat]
+
+    def _to_watch(self) -> list[Child]:
+        """The children; at first the API's only, which then starts in half the time."""
+        self._is_begun = self._is_begun or all(child.is_up for child in self._workers)
+        return self._children if self._is_begun else self._workers
 
     def _end(self, children: Sequence[Child]) -> None:
         begun = time.monotonic()

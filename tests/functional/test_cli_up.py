@@ -1,0 +1,148 @@
+"""`tiebreak up`, `status` and `down` with the real servers and the real API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from tests.databases import servers_place
+
+from tiebreak.cli import exits
+from tiebreak.embedded import processes
+
+
+@dataclass
+class Tiebreak:
+    """The command line on one data folder."""
+
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        ours = ("TIEBREAK_", "DATABASE_", "REDIS_")
+        return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
+            "TIEBREAK_DATA_DIR": str(self.folder),
+            "TIEBREAK_API__PORT": "0",
+            "TIEBREAK_API__WORKERS": "1",
+        }
+
+    def run(self, *arguments: str) -> tuple[int, Any]:
+        """The exit code and the JSON document of a command."""
+        done = subprocess.run(
+            [*COMMAND, *arguments, "--json"],
+            env=self.environment(),
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done.returncode, orjson.loads(done.stdout)
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start `up` and wait for its word that it runs."""
+        process = subprocess.Popen(
+            [*COMMAND, "up", "--json"], env=self.environment(), stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert orjson.loads(process.stdout.readline())["url"].startswith("http://127.0.0.1:")
+        return process
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        return {part["part"]: part for part in self.run("status")[1]["parts"]}
+
+    def until(self, holds: Callable[[dict[str, dict[str, Any]]], bool], seconds: float) -> None:
+        """Wait until the parts are as wanted."""
+        deadline = time.monotonic() + seconds
+        while not holds(parts := self.parts()):
+            assert time.monotonic() < deadline, parts
+            time.sleep(0.3)
+
+
+COMMAND = (sys.executable, "-c", "from tiebreak.cli import main; main()")
+
+
+@pytest.fixture
+def tiebreak(tmp_path: Path) -> Generator[Tiebreak]:
+    folder = servers_place() / f"tiebreak up {os.getpid()} {tmp_path.name}"
+    made = Tiebreak(folder)
+    yield made
+    code, told = made.run("down", "--remove-data")
+    assert (code, told["removed"]) == (exits.OK, True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_nothing_runs_before_up(tiebreak: Tiebreak) -> None:
+    code, told = tiebreak.run("status")
+    assert (code, told["status"], told["parts"]) == (exits.OK, "stopped", [])
+    assert tiebreak.run("down") == (exits.OK, {"stopped": [], "removed": False})
+    assert not tiebreak.folder.exists()
+    tiebreak.folder.mkdir()
+
+
+@pytest.mark.timeout(300)
+def test_up_runs_until_it_is_told_to_stop_and_survives_being_killed(tiebreak: Tiebreak) -> None:
+    process = tiebreak.begin()
+    tiebreak.until(lambda parts: parts["tasks"]["state"] == "running", 60)
+    _, told = tiebreak.run("status")
+    assert told["pid"] == process.pid
+    assert told["status"] in {"ready", "not_ready", "degraded"}
+    first = tiebreak.parts()
+    assert {part["state"] for part in first.values()} == {"running"}
+
+    code, error = tiebreak.run("up")
+    assert code == 5
+    assert str(process.pid) in error["error"]["message"]
+
+    process.kill()
+    process.wait()
+    for name in ("api-1", "tasks"):
+        assert processes.wait_gone(first[name]["pid"], 10)
+    left = tiebreak.parts()
+    assert {name: part["pid"] for name, part in left.items()} == {
+        name: first[name]["pid"] for name in ("postgres", "valkey")
+    }
+
+    again = tiebreak.begin()
+    adopted = tiebreak.parts()
+    for name in ("postgres", "valkey"):
+        assert adopted[name]["pid"] == first[name]["pid"]
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(90) == exits.OK
+    for part in adopted.values():
+        assert part["pid"] is None or processes.wait_gone(part["pid"], 1)
+    assert tiebreak.run("status")[1]["status"] == "stopped"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_whatever_is_killed_or_hangs_comes_back(tiebreak: Tiebreak) -> None:
+    code, _ = tiebreak.run("up", "--detach")
+    assert code == exits.OK
+    before = tiebreak.parts()
+    for name, number in (
+        ("api-1", signal.SIGKILL),
+        ("postgres", signal.SIGKILL),
+        ("valkey", signal.SIGKILL),
+        ("api-1", signal.SIGSTOP),
+    ):
+        pid = tiebreak.parts()[name]["pid"]
+        os.kill(pid, number)
+        tiebreak.until(
+            lambda parts, n=name, p=pid: (
+                parts[n]["pid"] not in {p, None} and parts[n]["state"] == "running"
+            ),
+            90,
+        )
+    after = tiebreak.parts()
+    for name in ("postgres", "valkey"):
+        assert after[name]["port"] == before[name]["port"]
+    code, told = tiebreak.run("down")
+    assert (code, told["stopped"]) == (exits.OK, ["tiebreak"])
