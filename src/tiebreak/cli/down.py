@@ -11,9 +11,9 @@ import typer
 from tiebreak.cli.output import JsonOption, Output
 from tiebreak.embedded import processes
 from tiebreak.embedded.binaries import Home
-from tiebreak.embedded.stack import stop_services
+from tiebreak.embedded.children import TASKS_DRAIN_SECONDS
+from tiebreak.embedded.record import stop_services
 from tiebreak.embedded.state import holder
-from tiebreak.embedded.supervisor import TASKS_DRAIN_SECONDS
 from tiebreak.settings import Settings
 
 

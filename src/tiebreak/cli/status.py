@@ -7,8 +7,8 @@ from typing import Any
 
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.embedded import postgres, readiness, valkey
+from tiebreak.embedded.record import ProgramRecord, read_record
 from tiebreak.embedded.state import State, holder
-from tiebreak.embedded.supervisor import ProgramRecord, read_record
 from tiebreak.settings import Settings
 
 

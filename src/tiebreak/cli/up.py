@@ -16,8 +16,9 @@ import typer
 
 from tiebreak.cli.output import JsonOption, Output
 from tiebreak.embedded.binaries import EmbeddedFailed
+from tiebreak.embedded.record import read_record
 from tiebreak.embedded.state import holder
-from tiebreak.embedded.supervisor import READY_SECONDS, Supervisor, read_record, running
+from tiebreak.embedded.supervisor import READY_SECONDS, Supervisor, running
 from tiebreak.settings import Settings
 
 

@@ -14,13 +14,16 @@ Decision = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Bad ends found when people look at the same number of tickets, chosen in three ways."""
+    """Bad ends that people meet in as many tickets as went to them, taken from the top of a list.
+
+    Equal tickets are drawn by lot, so the numbers are expectations.
+    """
 
     tickets: int
     looked_at: int
     bad: int
-    found_by_policy: int
-    found_by_rules: float  # expected: equal tickets are drawn by lot
+    found_by_policy: float  # by final band, then score
+    found_by_rules: float  # by the rules' band, then points
     found_by_chance: float
 
 
@@ -50,26 +53,24 @@ def figures(decisions: Sequence[Decision], ends: Mapping[str, bool]) -> Figures:
 
 
 def worth(decisions: Sequence[Decision], ends: Mapping[str, bool]) -> Worth:
-    """What policy and rules alone find when people look at as many tickets as the policy sends."""
+    """What rules and model find beside rules alone, in as many tickets as went to people."""
     bad = [ends[decision["ticket_id"]] for decision in decisions]
-    is_sent = [decision["route"] != "auto" for decision in decisions]
-    rules = [
-        (Band.of(decision["rules"]["band"]), decision["rules"]["points"]) for decision in decisions
-    ]
-    looked_at = sum(is_sent)
+    policy = [(Band.of(d["band"]), d["model"].get("score", 0.0)) for d in decisions]
+    rules = [(Band.of(d["rules"]["band"]), d["rules"]["points"]) for d in decisions]
+    looked_at = sum(decision["route"] != "auto" for decision in decisions)
     return Worth(
         tickets=len(decisions),
         looked_at=looked_at,
         bad=sum(bad),
-        found_by_policy=sum(b for b, sent in zip(bad, is_sent, strict=True) if sent),
+        found_by_policy=found_in_top(looked_at, policy, bad),
         found_by_rules=found_in_top(looked_at, rules, bad),
         found_by_chance=looked_at * sum(bad) / len(bad) if bad else 0.0,
     )
 
 
-def found_in_top(count: int, keys: Sequence[tuple[int, int]], bad: Sequence[bool]) -> float:
+def found_in_top(count: int, keys: Sequence[tuple[int, float]], bad: Sequence[bool]) -> float:
     """Expected bad ends among the `count` rows of the highest keys; equal keys are drawn by lot."""
-    groups: dict[tuple[int, int], list[bool]] = {}
+    groups: dict[tuple[int, float], list[bool]] = {}
     for key, is_bad in zip(keys, bad, strict=True):
         groups.setdefault(key, []).append(is_bad)
     found, left = 0.0, count

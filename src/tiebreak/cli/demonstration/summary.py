@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from rich.columns import Columns
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -55,19 +52,19 @@ class Told:
 def summary(told: Told) -> RenderableType:
     """The summary for people."""
     return Group(
-        "",
-        Rule("What came of the live tickets", align="left"),
-        Columns([_bands(told.figures), _routes(told.figures)], padding=(0, 6)),
-        Rule("What the model adds", align="left"),
-        Padding(_worth(told.figures.worth, told.metrics), (0, 0, 1, 0)),
-        Rule("One decision explained", align="left"),
-        Padding(Group(*_explained(told)), (0, 0, 1, 0)),
-        Rule("Kept and proved", align="left"),
-        Padding(Group(*_proved(told)), (0, 0, 1, 0)),
-        Rule("Go on", align="left"),
-        *_go_on(told),
+        *_section(
+            "What came of the live tickets", [_bands(told.figures), "", _routes(told.figures)]
+        ),
+        *_section("What the model adds", _worth(told.figures.worth, told.metrics)),
+        *_section("One decision explained", _explained(told)),
+        *_section("Kept and proved", _proved(told)),
+        *_section("Go on", [_go_on(told)]),
         Text(NOTICE, style="dim"),
     )
+
+
+def _section(title: str, parts: Iterable[RenderableType]) -> list[RenderableType]:
+    return ["", Text(title, style="bold"), "", *parts, ""]
 
 
 def _bands(figures: Figures) -> RenderableType:
@@ -88,7 +85,11 @@ def _routes(figures: Figures) -> RenderableType:
     return table
 
 
-def _worth(worth: Worth, metrics: Mapping[str, Any]) -> RenderableType:
+def _worth(worth: Worth, metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield Text(
+        f"{worth.bad:,} of these {worth.tickets:,} tickets will end badly: an owner answers late "
+        f"or a facility is hit. In the {worth.looked_at:,} most suspect ones people find, by"
+    )
     table = _grid()
     ways = (
         ("rules and model", worth.found_by_policy),
@@ -98,16 +99,9 @@ def _worth(worth: Worth, metrics: Mapping[str, Any]) -> RenderableType:
     for name, found in ways:
         share = found / worth.bad if worth.bad else 0.0
         table.add_row(name, f"{share:.0%}", Text("█" * round(BAR * share), style="cyan"))
-    heading = (
-        f"{worth.bad:,} of these {worth.tickets:,} tickets will end badly: an owner answers late "
-        f"or a facility is hit. When people look at {worth.looked_at:,} of them, they meet"
-    )
-    footing = (
-        ""
-        if metrics.get("auc") is None
-        else f"The model's AUC on unseen tickets is {metrics['auc']:.3f}."
-    )
-    return Group(Text(heading), table, Text(footing, style="dim"))
+    yield table
+    if metrics.get("auc") is not None:
+        yield Text(f"The model's AUC on unseen tickets is {metrics['auc']:.3f}.", style="dim")
 
 
 def _explained(told: Told) -> Iterator[RenderableType]:
@@ -138,7 +132,7 @@ def _explained(told: Told) -> Iterator[RenderableType]:
         amount = part["contribution"]
         style = "red" if amount > 0 else "green"
         table.add_row(Text(f"{amount:+.2f}", style=style), part["feature"], _value(part["value"]))
-    yield Padding(table, (0, 0, 0, 2))
+    yield table
 
 
 def _proved(told: Told) -> Iterator[RenderableType]:
@@ -159,13 +153,13 @@ def _checked(is_good: bool, text: str) -> Text:
     return Text.assemble(("✓ ", "green") if is_good else ("✗ ", "bold red"), text)
 
 
-def _go_on(told: Told) -> Iterator[RenderableType]:
+def _go_on(told: Told) -> RenderableType:
     table = _grid()
     table.add_row("API", f"{told.url}/docs", "every endpoint, to read and to try")
     table.add_row("a key", "tiebreak keys create --person me --role service", "")
     table.add_row("proofs", "tiebreak replay --workflow locate --sample 1000", "")
     table.add_row("", "tiebreak audit verify", "")
-    yield Padding(table, (0, 0, 1, 0))
+    return table
 
 
 def _grid() -> Table:

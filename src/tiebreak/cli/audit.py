@@ -1,0 +1,127 @@
+"""Prove that nothing was altered, and read the journal of changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+import typer
+from sqlalchemy import select
+
+from tiebreak.audit import checkpoints
+from tiebreak.audit.verify import Finding, Report, verify
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import Session, act, look
+from tiebreak.errors import IntegrityFailure
+from tiebreak.store import tables
+
+app = typer.Typer()
+
+
+class TrailBroken(IntegrityFailure):
+    """The audit trail is not what was sealed."""
+
+    code = "trail_broken"
+
+
+@app.callback()
+def _group() -> None:
+    """Prove that nothing was altered, and read the journal of changes."""
+
+
+@app.command(name="verify")
+def verify_(json: JsonOption = False) -> None:
+    """Check every sealed record, every seal and the newest checkpoint; name what is broken first.
+
+    Example: `tiebreak audit verify`
+    """
+    output = Output(as_json=json)
+    begun = time.monotonic()
+
+    async def work(session: Session) -> Report:
+        with output.progress("Verifying") as progress:
+            return await verify(
+                session.db,
+                session.artifacts,
+                session.keyring,
+                lambda done, total: progress(f"{done:,} records", done / max(total, 1)),
+            )
+
+    report = look(work)
+    first = report.first
+    if first is not None:
+        raise TrailBroken(
+            f"{report.broken:,} broken; the first: {told(first)}",
+            hint="Follow docs/runbooks on a broken audit trail.",
+            broken=report.broken,
+            findings=[_flat(finding) for finding in report.findings],
+        )
+    counts = {
+        "verified": report.verified,
+        "erased": report.erased,
+        "seals": report.seals,
+        "lanes": report.lanes,
+    }
+    rows = [(name, f"{count:,}") for name, count in counts.items()]
+    output.result(
+        {"intact": True, **counts, "seconds": round(time.monotonic() - begun, 2)},
+        table("Everything is as it was sealed", ("", ""), rows),
+    )
+
+
+@app.command()
+def checkpoint(json: JsonOption = False) -> None:
+    """Write the signed heads of all lanes to the artifact folder now; it also happens each minute.
+
+    Example: `tiebreak audit checkpoint`
+    """
+
+    async def work(session: Session) -> str:
+        return await checkpoints.write(session.db, session.artifacts, session.keyring)
+
+    name = act(None, work)
+    Output(as_json=json).result({"checkpoint": name}, f"Wrote checkpoint {name}.")
+
+
+@app.command()
+def log(
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, such as release.installed.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show who changed what, newest first.
+
+    Example: `tiebreak audit log --action release.installed`
+    """
+    journal = tables.system_audit
+    columns = ("at", "actor", "action", "subject", "detail")
+    query = select(*(journal.c[name] for name in columns)).order_by(journal.c.at.desc())
+    if action is not None:
+        query = query.where(journal.c.action == action)
+
+    async def work(session: Session) -> list[Mapping[str, Any]]:
+        async with session.db.read() as conn:
+            return [dict(row) for row in (await conn.execute(query.limit(limit))).mappings()]
+
+    found = look(work)
+    entries = [{**row, "detail": orjson.loads(row["detail"])} for row in found]
+    shown = [(f"{row['at']:%Y-%m-%d %H:%M:%S}", *list(row.values())[1:]) for row in found]
+    Output(as_json=json).result({"entries": entries}, table("Journal", columns, shown))
+
+
+def told(finding: Finding) -> str:
+    """A finding in words: the record or the seal, and what is wrong with it."""
+    key = ", ".join((finding.key or {}).values())
+    what = f"{finding.table} ({key})" if finding.table else "seal"
+    where = f" at lane {finding.lane}, seal {finding.seq}" if finding.lane else ""
+    return f"{what}{where}: {finding.message} [{finding.cause}]"
+
+
+def _flat(finding: Finding) -> dict[str, str]:
+    parts = asdict(finding) | {"key": orjson.dumps(finding.key).decode() if finding.key else None}
+    return {name: str(value) for name, value in parts.items() if value is not None}
