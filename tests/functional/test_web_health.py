@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from tests.databases import DatabaseUrls
 from tests.functional.serving import (
     TICKET,
@@ -19,7 +20,7 @@ from tests.functional.serving import (
 from tests.functional.switch import Switch
 
 from tiebreak.access.roles import Role
-from tiebreak.settings import Keyring
+from tiebreak.settings import Keyring, RedisSettings
 
 PATH = "/v1/workflows/repairs/decisions"
 
@@ -101,6 +102,25 @@ def _is_away(response: httpx.Response) -> None:
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_without_the_task_queue_it_decides_and_says_so(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, valkey_url: str
+) -> None:
+    tokens = prepare(database_urls, keyring)
+    headers = {"Authorization": f"Bearer {tokens[Role.SERVICE]}"}
+    for redis_url, status, codes in (
+        (valkey_url, "ready", []),
+        ("redis://127.0.0.1:1/0", "degraded", ["queue_unavailable"]),
+    ):
+        redis = RedisSettings(url=SecretStr(redis_url))
+        settings = settings_for(database_urls, tmp_path).model_copy(update={"redis": redis})
+        with serving(settings, keyring) as (url, _):
+            ready = httpx.get(url + "/readyz")
+            assert ready.status_code == 200
+            assert ready.json()["status"] == status
+            assert [item["code"] for item in ready.json()["problems"]] == codes
+            assert httpx.post(url + PATH, json=ticket("t"), headers=headers).status_code == 200
 
 
 def test_metrics_count_requests_and_decisions(site: Site) -> None:

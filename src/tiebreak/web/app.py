@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -49,21 +50,33 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         service = await DecisionService.start(settings, keyring)
-        app.state.site = Site(
+        site = Site(
             settings=settings,
             keyring=keyring,
             service=service,
             keys=KeyCache(service.db),
             metrics=metrics,
             outcomes_lane=await Lane.open(service.db, "outcomes", keyring),
+            queue=_queue(settings),
             draining=draining or asyncio.Event(),
         )
+        app.state.site = site
         try:
             yield
         finally:
             await service.drain()
+            if site.queue is not None:
+                await site.queue.aclose()
 
     return Edge(build_app(lifespan), metrics)
+
+
+def _queue(settings: Settings) -> Redis | None:
+    """A client of the task queue; it connects when it is first used."""
+    url = settings.redis.url
+    if url is None:
+        return None
+    return Redis.from_url(url.get_secret_value())  # pyright: ignore[reportUnknownMemberType]
 
 
 def build_app(lifespan: object = None) -> FastAPI:

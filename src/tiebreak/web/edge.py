@@ -14,6 +14,8 @@ from tiebreak.web.auth import CLIENT_GONE
 from tiebreak.web.metrics import Metrics
 from tiebreak.web.problems import known, problem_response
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 log = structlog.get_logger("tiebreak.web")
 
 
@@ -62,13 +64,12 @@ class Edge:
 
     def _record(self, state: dict[str, Any], method: str, status: int, seconds: float) -> None:
         route = state.get("route", "unmatched")
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self._metrics.served(route, status, seconds)
         log.info(
             "request",
             request_id=state["request_id"],
             route=route,
-            method=method if method.isalpha() and len(method) < 10 else "other",
+            method=method if method in METHODS else "other",
             status=status,
             milliseconds=round(seconds * 1000, 2),
             key_id=state.get("key_id"),

@@ -60,6 +60,8 @@ class Metrics:
             ("workflow", "status"),
             registry=registry,
         )
+        self._served: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._decided: dict[tuple[str, ...], Counter] = {}
         self.waiting = Gauge(
             "tiebreak_queue_waiting",
             "Submissions that wait to be admitted.",
@@ -67,11 +69,22 @@ class Metrics:
             multiprocess_mode="livesum",
         )
 
+    def served(self, route: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        children = self._served.get((route, status))
+        if children is None:  # looking children up by label costs more than counting
+            children = self.requests.labels(route, str(status)), self.seconds.labels(route)
+            self._served[route, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
     def decided(self, answer: dict[str, Any]) -> None:
         """Count an answered decision."""
-        self.decisions.labels(
-            answer["workflow"], answer["band"], answer["route"], answer["model"]["status"]
-        ).inc()
+        key = (answer["workflow"], answer["band"], answer["route"], answer["model"]["status"])
+        child = self._decided.get(key)
+        if child is None:
+            child = self._decided[key] = self.decisions.labels(*key)
+        child.inc()
 
     def exposition(self) -> bytes:
         """All numbers in the text format, over all workers that share the folder."""
@@ -89,7 +102,8 @@ def _share(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = MultiProcessValue()
+    pid = os.getpid()  # asked once: a worker never forks
+    values.ValueClass = MultiProcessValue(lambda: pid)
     for file in folder.glob("gauge_live*.db"):
         if not Path("/proc", file.stem.rpartition("_")[2]).exists():
             file.unlink(missing_ok=True)

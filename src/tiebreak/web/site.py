@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from redis.asyncio import Redis
 from starlette.requests import Request
 
 from tiebreak.audit.lanes import Lane
@@ -25,6 +26,7 @@ class Site:
     keys: KeyCache
     metrics: Metrics
     outcomes_lane: Lane
+    queue: Redis | None = None  # asked for its health only
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ from tiebreak.web.shapes import Liveness, Readiness
 from tiebreak.web.site import Site, site_of
 
 DATABASE_SECONDS = 2.0
+QUEUE_SECONDS = 0.5
 
 router = APIRouter(route_class=LeanRoute, tags=["operations"])
 
@@ -74,7 +76,8 @@ async def _problems(site: Site) -> tuple[list[Problem], list[Problem]]:
     database = await _database_problem(site)
     if database is not None and database.code not in {problem.code for problem in known}:
         blocking.append(database)
-    return blocking, known
+    queue = await _queue_problem(site)
+    return blocking, known if queue is None else [*known, queue]
 
 
 async def _database_problem(site: Site) -> Problem | None:
@@ -86,4 +89,17 @@ async def _database_problem(site: Site) -> Problem | None:
     except TimeoutError:
         text = f"The database did not answer within {DATABASE_SECONDS:g} seconds."
         return Problem("database", "database_slow", text)
+    return None
+
+
+async def _queue_problem(site: Site) -> Problem | None:
+    """What is wrong with the task queue; tickets are decided without it."""
+    if site.queue is None:
+        return None
+    try:
+        async with asyncio.timeout(QUEUE_SECONDS):
+            await site.queue.ping()  # pyright: ignore[reportUnknownMemberType]
+    except (RedisError, OSError, TimeoutError):
+        text = "The task queue does not answer; slow work waits, tickets are decided."
+        return Problem("queue", "queue_unavailable", text, "Look at Redis or Valkey.")
     return None
