@@ -69,14 +69,18 @@ def told(ticket_id: str, kind: outcomes.Kind = "outcome", **values: Any) -> outc
 
 
 async def admit(
-    lane: Lane, keyring: Keyring, *submissions: Submission, as_of: datetime | None = None
+    lane: Lane,
+    keyring: Keyring,
+    *submissions: Submission,
+    as_of: datetime | None = None,
+    plan: HistoryPlan = PLAN,
 ) -> admission.Admission:
     """Admit a batch in a unit of its own."""
     async with lane.unit() as unit:
         return await admission.admit(
             unit,
-            NAME,
-            PLAN,
+            plan.workflow.name,
+            plan,
             TICKETS,
             submissions,
             actors=["ann"] * len(submissions),
@@ -87,14 +91,14 @@ async def admit(
 
 
 async def record(
-    lane: Lane, keyring: Keyring, *reports: outcomes.Report
+    lane: Lane, keyring: Keyring, *reports: outcomes.Report, plan: HistoryPlan = PLAN
 ) -> Sequence[outcomes.Result]:
     """Record a batch of reports in a unit of its own."""
     async with lane.unit() as unit:
         return await outcomes.record(
             unit,
-            NAME,
-            PLAN,
+            plan.workflow.name,
+            plan,
             TICKETS,
             OUTCOMES,
             reports,

@@ -11,8 +11,7 @@ import pytest
 from tests.store_samples import NAME, PLAN, admit, decide, decision_row, record, ticket, told
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.history import HistoryOverflow
-from tiebreak.core.workflow import Workflow
+from tiebreak.core.history import HistoryOverflow, HistoryPlan
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted
@@ -138,19 +137,18 @@ async def test_a_clock_in_the_future_goes_on_by_microseconds(lane: Lane, keyring
     assert later.as_of == future + timedelta(microseconds=1)
 
 
-async def test_other_slots_than_the_logs_are_refused(
-    lane: Lane, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_other_slots_than_the_logs_are_refused(lane: Lane, keyring: Keyring) -> None:
     await admit(lane, keyring, ticket("A"))
-    changed = PLAN.workflow.model_dump()
-    changed["features"] = changed["features"][:3]
-    from tests import store_samples
-
-    from tiebreak.core.history import HistoryPlan
-
-    monkeypatch.setattr(store_samples, "PLAN", HistoryPlan(Workflow.model_validate(changed)))
+    features = PLAN.workflow.features[:3]
+    fewer = HistoryPlan(PLAN.workflow.model_copy(update={"features": features}))
     with pytest.raises(HistoryNotReady):
-        await admit(lane, keyring, ticket("B"))
+        await admit(lane, keyring, ticket("B"), plan=fewer)
+    features = PLAN.workflow.features[::-1]
+    reordered = HistoryPlan(PLAN.workflow.model_copy(update={"features": features}))
+    first = await admit(lane, keyring, ticket("C", digger="bob", depth=7), plan=reordered)
+    assert context(first)[column("depth_sum")] == 0
+    second = await admit(lane, keyring, ticket("D", digger="bob"))
+    assert context(second)[column("depth_sum")] == 7
 
 
 async def test_outcomes_become_known(lane: Lane, keyring: Keyring) -> None:

@@ -96,7 +96,7 @@ async def admit(
     moment = await tick(unit.conn, workflow, plan, at=as_of, is_admission=True)
     stored = await revisions.find(unit.conn, workflow, submissions)
     numbered = revisions.number(submissions, content_keys, stored)
-    fresh = await _fresh(unit, plan, schema, submissions, numbered, frame, keys, keyring)
+    fresh = await _fresh(unit, workflow, plan, schema, submissions, numbered, frame, keys, keyring)
     known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
     ledger, fresh = _book(moment, known, fresh, submissions)
 
@@ -127,6 +127,7 @@ async def admit(
 
 async def _fresh(
     unit: Unit,
+    workflow: str,
     plan: HistoryPlan,
     schema: Schema,
     submissions: Sequence[Submission],
@@ -145,7 +146,7 @@ async def _fresh(
         submissions[i].ticket_id: row for row, i in enumerate(index) if news[row].revision == 1
     }
     missing = {submissions[i].ticket_id for i in index} - firsts.keys()
-    earlier = await first_tickets(unit.conn, plan.workflow.name, missing, schema)
+    earlier = await first_tickets(unit.conn, workflow, missing, schema)
     earlier_keys = keys_of(plan, schema.frame(list(earlier.values())), keyring.entity_key)
     rows_of_earlier = {ticket_id: row for row, ticket_id in enumerate(earlier)}
     booked_on: dict[str, list[bytes | None]] = {}
