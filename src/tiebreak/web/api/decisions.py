@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from typing import Any
 
 from fastapi import APIRouter, Path
@@ -20,7 +22,7 @@ from tiebreak.web.problems import TimedOut, known, refused, status_of
 from tiebreak.web.shapes import Decision
 from tiebreak.web.site import Site, site_of
 
-PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # a batch gives way to single tickets
+PAUSE_SECONDS = (0.02, 0.1)
 
 router = APIRouter(prefix="/v1/workflows/{workflow}", route_class=LeanRoute, tags=["decisions"])
 
@@ -113,9 +115,12 @@ async def _decide(site: Site, workflow: str, submission: Submission, actor: str)
 async def _decide_patiently(
     site: Site, workflow: str, submission: Submission, actor: str
 ) -> dict[str, Any]:
-    for pause in PAUSES_SECONDS:
+    """Decide a line of a batch: while the queue is full it waits, and single tickets go first."""
+    deadline = time.monotonic() + site.settings.api.decide_timeout_seconds
+    while True:
         try:
             return await _decide(site, workflow, submission, actor)
         except Overloaded:
-            await asyncio.sleep(pause)
-    return await _decide(site, workflow, submission, actor)
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads the tries
