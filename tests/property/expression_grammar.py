@@ -108,7 +108,6 @@ def _same(text: str) -> Pair:
 
 @cache
 def _leaf(kind: str) -> st.SearchStrategy[Pair]:
-    null = _same("NULL")
     match kind:
         case "i":
             literal = st.integers(-50, 50) | st.sampled_from(_EDGES)
@@ -126,10 +125,8 @@ def _leaf(kind: str) -> st.SearchStrategy[Pair]:
                 lambda v: Pair(f"'{v}'", _unfolded(f"'{v}'"))
             )
         case "b":
-            return st.sampled_from(
-                [_same("p"), _same("q"), _same("TRUE"), _same("FALSE")]
-                + [Pair("cast(NULL as boolean)", "CAST(NULL AS BOOLEAN)"), null][:1]
-            )
+            null = Pair("cast(NULL as boolean)", "CAST(NULL AS BOOLEAN)")
+            return st.sampled_from([_same("p"), _same("q"), _same("TRUE"), _same("FALSE"), null])
         case "d":
             return st.sampled_from([_same("d"), _same("e"), _same("DATE '2024-02-29'")])
         case _:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 
 from tiebreak.core.expressions import logic
-from tiebreak.core.expressions.functions import Function
+from tiebreak.core.expressions.functions import Function, Parameter
 from tiebreak.core.expressions.mistakes import Mistake
 from tiebreak.core.expressions.operands import Operand, constant, settled
 from tiebreak.core.expressions.scope import Type
@@ -198,7 +198,7 @@ class Checks:
             type_ = sorted(parameter.types)[0]
             return logic.unify((operand,), type_)[0]
         if operand.type in parameter.types or operand.type is None:
-            return settled(operand)
+            return settled(operand) if self._is_within(parameter, operand) else None
         if Type.DATE in parameter.types and isinstance(operand.literal, str):
             return self.moment(operand.literal, Type.DATE, operand.position)
         wanted = " or ".join(type_.upper() for type_ in sorted(parameter.types))
@@ -207,6 +207,18 @@ class Checks:
             operand.position,
             function.signature,
         )
+
+    def _is_within(self, parameter: Parameter, operand: Operand) -> bool:
+        if parameter.bounds is None or operand.literal is None:
+            return True
+        least, most = parameter.bounds
+        is_text = isinstance(operand.literal, str)
+        if least <= (len(operand.literal) if is_text else operand.literal) <= most:
+            return True
+        unit = " characters long" if is_text else ""
+        message = f"{parameter.name} must be {least} to {most:,}{unit}"
+        self.mistake(message, operand.position)
+        return False
 
 
 def _mixing_hint(types: set[Type | None]) -> str:

@@ -32,11 +32,15 @@ ORDERED = frozenset({Type.INTEGER, Type.NUMBER, Type.TEXT, Type.DATE, Type.TIMES
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What an argument must be; `is_constant` asks for a constant written in the expression."""
+    """What an argument must be; `is_constant` asks for a constant written in the expression.
+
+    `bounds` are the least and the greatest constant, or length of a constant text.
+    """
 
     name: str
     types: frozenset[Type]
     is_constant: bool = False
+    bounds: tuple[int, int] | None = None
 
 
 Build = Callable[[Sequence[Operand], LocalCalendar, int], Operand]
@@ -123,9 +127,8 @@ def _nullif(arguments: Sequence[Operand], _: LocalCalendar, position: int) -> Op
     assert type_ is not None
     same = comparison.compare("=", first, second, type_, position)
     null = Operand(None, pl.lit(None), position)
-    return logic.choose(
-        [same], [null], first, type_ if first.type is None else first.type, position
-    )
+    found = logic.choose([same], [null], first, first.type or type_, position)
+    return replace(found, is_nonzero=second.literal == 0 and first.type in NUMERIC)
 
 
 def _search(name: str) -> Build:
@@ -191,6 +194,7 @@ def _add(unit: str, types_: frozenset[Type], name: str) -> Function:
 
 _X, _T, _D = Parameter("x", NUMERIC), Parameter("text", TEXT), Parameter("day", DAY)
 _S = Parameter("tags", TAGS)
+_DIGITS = Parameter("digits", INTEGER, is_constant=True, bounds=(0, 15))
 _CONSTANT = Parameter("'x'", TEXT, is_constant=True)
 
 _ALL = (
@@ -203,7 +207,7 @@ _ALL = (
         "replace",
         (
             _T,
-            Parameter("'old'", TEXT, is_constant=True),
+            Parameter("'old'", TEXT, is_constant=True, bounds=(1, 4_000)),
             Parameter("'new'", TEXT, is_constant=True),
         ),
         _replace,
@@ -215,7 +219,12 @@ _ALL = (
     Function("has_any", (_S, _CONSTANT), _has, repeats=True),
     Function("cardinality", (_S,), _cardinality),
     Function("abs", (_X,), _one(arithmetic.absolute)),
-    Function("round", (_X, Parameter("digits", INTEGER, is_constant=True)), _round, optional=1),
+    Function(
+        "round",
+        (_X, Parameter("digits", INTEGER, is_constant=True, bounds=(0, 15))),
+        _round,
+        optional=1,
+    ),
     Function("floor", (_X,), lambda a, _, at: _rounded(a[0], at, lambda x: x.floor())),
     Function("ceil", (_X,), lambda a, _, at: _rounded(a[0], at, lambda x: x.ceil())),
     Function(
@@ -250,7 +259,7 @@ _ALL = (
     ),
     Function(
         "business_days_between",
-        (_D, _D),
+        (Parameter("day1", DAY), Parameter("day2", DAY)),
         lambda a, c, at: c.business_days_between(a[0], a[1], at),
         needs_zone=True,
         needs_business_days=True,
