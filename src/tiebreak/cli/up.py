@@ -47,8 +47,7 @@ def command(
             f"({told.status} after {seconds:.1f} s). Ctrl-C stops it.",
             *(f"  • {problem.get('message')} {problem.get('hint')}" for problem in told.problems),
         )
-        while True:
-            signal.pause()
+        supervisor.wait()
 
 
 class _Stopped(BaseException):

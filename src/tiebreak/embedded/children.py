@@ -17,6 +17,7 @@ STEADY_SECONDS = 60.0  # after which earlier failures are forgotten
 FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
 LOG_BYTES = 20_000_000
+TASKS_DRAIN_SECONDS = 30.0  # of the task worker, to finish what it has begun
 
 
 @dataclass(frozen=True)

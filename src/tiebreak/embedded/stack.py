@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from tiebreak.embedded import postgres, valkey
 from tiebreak.embedded.postgres import PostgresServer
+from tiebreak.embedded.record import stop_services
 from tiebreak.embedded.valkey import ValkeyServer
 from tiebreak.secret_files import ensure_secrets, read_secret
 from tiebreak.settings import Keyring, Settings
@@ -88,12 +89,6 @@ def start_services(settings: Settings, note: Note) -> Services:
             raise DatabaseUnavailable(hint="Check DATABASE_URL and DATABASE_OWNER_URL.") from error
         raise
     return Services(settings, Keyring.load(settings), server, queue)
-
-
-def stop_services(data_dir: Path) -> list[str]:
-    """Stop the data folder's servers, queue first; the names of those that ran."""
-    stopped = ["valkey"] if valkey.stop(data_dir) else []
-    return [*stopped, "postgres"] if postgres.stop(data_dir) else stopped
 
 
 def _with_database(settings: Settings, server: PostgresServer) -> Settings:

@@ -15,45 +15,22 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
-
-import orjson
 
 from tiebreak.embedded import readiness
 from tiebreak.embedded.binaries import EmbeddedFailed
-from tiebreak.embedded.children import Child, Program
+from tiebreak.embedded.children import TASKS_DRAIN_SECONDS, Child, Program
 from tiebreak.embedded.processes import is_alive
 from tiebreak.embedded.readiness import Readiness
+from tiebreak.embedded.record import Record, remove_record, write_record
 from tiebreak.embedded.stack import Note, Services, stack, start_services
-from tiebreak.embedded.state import State, holder, is_free, locked
-from tiebreak.errors import Conflict
+from tiebreak.embedded.state import State, is_free, locked
+from tiebreak.errors import Conflict, TiebreakError
 from tiebreak.settings import PLATFORM_NAMES, Settings
 
 TICK_SECONDS = 0.1
 SERVERS_EVERY_SECONDS = 1.0
-TASKS_DRAIN_SECONDS = 30.0
 READY_SECONDS = 240.0
 BACKLOG = 2048
-RECORD = "running.json"
-
-
-class ProgramRecord(TypedDict):
-    """One supervised program, as `tiebreak status` reads it."""
-
-    name: str
-    pid: int | None
-    is_up: bool
-    restarts: int
-    last_end: str
-
-
-class Record(TypedDict):
-    """What a supervisor writes of itself."""
-
-    pid: int
-    host: str
-    port: int
-    programs: list[ProgramRecord]
 
 
 class PortTaken(Conflict):
@@ -106,6 +83,11 @@ class Supervisor:
             hint=f"Look into {self._settings.data_dir / 'logs'}.",
         )
 
+    def wait(self) -> None:
+        """Wait for as long as everything is supervised; raises EmbeddedFailed when that ends."""
+        self._thread.join()
+        raise EmbeddedFailed("Supervision has ended by itself.", hint="Run `tiebreak up` again.")
+
     def stop(self) -> None:
         """End all children in order: the API answers what it has taken, then tasks finish."""
         self._stop.set()
@@ -127,7 +109,7 @@ class Supervisor:
         self._listener.close()
         self._end(self._workers)
         self._end([child for child in self._children if not child.program.has_heartbeat])
-        (self._settings.data_dir / RECORD).unlink(missing_ok=True)
+        remove_record(self._settings.data_dir)
 
     @property
     def _workers(self) -> list[Child]:
@@ -159,8 +141,8 @@ class Supervisor:
         self._note("A server has ended; it is started again")
         try:
             self.services = start_services(self._original(), self._note)
-        except EmbeddedFailed as error:
-            self._note(error.message)
+        except TiebreakError as error:  # tried again in a second
+            self._note(str(error))
             return
         if self.services.settings != self._settings:  # its port was taken meanwhile
             self._settings = self.services.settings
@@ -214,10 +196,7 @@ class Supervisor:
                 for child in self._children
             ],
         }
-        path = self._settings.data_dir / RECORD
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(orjson.dumps(record))
-        draft.rename(path)
+        write_record(self._settings.data_dir, record)
 
 
 @contextmanager
@@ -252,16 +231,6 @@ def child_environment(settings: Settings, port: int) -> dict[str, str]:
         "POLARS_MAX_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def read_record(data_dir: Path) -> Record | None:
-    """What the running supervisor wrote of itself; None without one."""
-    pid = holder(data_dir)
-    try:
-        record: Record = orjson.loads((data_dir / RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    return record if record["pid"] == pid else None
 
 
 def _tasks(data_dir: Path, environment: dict[str, str]) -> Program:
