@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
-from tiebreak.core.workflow import EventKind, Field, FieldType, HistoryFeature, Workflow
+from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, HistoryFeature, Workflow
 from tiebreak.errors import InvalidInput
 
 SMALLEST, LARGEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
@@ -109,6 +109,7 @@ def symbols_of(fields: tuple[Field, ...]) -> dict[str, Symbol]:
     }
 
 
+KEY_TYPES = frozenset({Type.TEXT, Type.INTEGER, Type.BOOLEAN, Type.DATE})
 SYMBOL_TYPES = {
     FieldType.TEXT: Type.TEXT,
     FieldType.CATEGORY: Type.TEXT,
@@ -134,6 +135,12 @@ def event_scope(workflow: Workflow, on: EventKind) -> Scope:
         known = tuple(f.model_copy(update={"after": False}) for f in workflow.outcome_fields)
         symbols |= symbols_of(known)
     return Scope(symbols, workflow.calendar)
+
+
+def entity_key(workflow: Workflow, entity: Entity) -> list[Expression]:
+    """The expressions that identify an entity. Raises `ExpressionError`."""
+    scope = event_scope(workflow, EventKind.ARRIVED)
+    return [compile_expression(sql, scope, expect=KEY_TYPES) for sql in entity.key]
 
 
 def readings_of(workflow: Workflow) -> tuple[Reading, ...]:
@@ -196,12 +203,16 @@ class HistoryPlan:
     def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
         self.readings = readings_of(workflow)
-        self.keys = {entity.name: entity.key for entity in workflow.entities}
         by_entity: dict[str, dict[str, Slot]] = {entity.name: {} for entity in workflow.entities}
         for reading in self.readings:
             for slot in reading.slots:
                 by_entity[slot.entity].setdefault(slot.id, slot)
         self.slots = {name: tuple(slots.values()) for name, slots in by_entity.items() if slots}
+        self._keys = {
+            entity.name: [key.value.cast(pl.String) for key in entity_key(workflow, entity)]
+            for entity in workflow.entities
+            if entity.name in self.slots
+        }
         self.probes = self._probes()
         self._measures = {
             slot.id: self._measure(slot) for slots in self.slots.values() for slot in slots
@@ -234,15 +245,8 @@ class HistoryPlan:
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
         return {
-            name: tickets.select(
-                pl.concat_str(
-                    [pl.col(field).cast(pl.String) for field in self.keys[name]],
-                    separator=KEY_SEPARATOR,
-                )
-            )
-            .to_series()
-            .to_list()
-            for name in self.slots
+            name: _column(tickets, pl.concat_str(key, separator=KEY_SEPARATOR)).to_list()
+            for name, key in self._keys.items()
         }
 
     def deltas(

@@ -75,12 +75,13 @@ class Calendar(_Frozen):
 class Entity(_Frozen):
     """Something that tickets have in common and that history is kept about.
 
-    `key` names the fields whose values together identify it; when one of them is null the
-    ticket has no such entity and its history features are null.
+    `key` holds expressions over the ticket's fields, most often just their names, whose values
+    together identify it; when one of them is null the ticket has no such entity and its history
+    features are null.
     """
 
     name: Name
-    key: tuple[Name, ...] = Constraint(min_length=1)
+    key: tuple[str, ...] = Constraint(min_length=1)
 
 
 class EventKind(StrEnum):

@@ -14,7 +14,7 @@ from tiebreak.core.expressions import Type, compile_expression
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.history import event_scope
 from tiebreak.core.stored import StoredTicket, columns
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import Schema, outcome_schema, ticket_schema
 from tiebreak.core.workflow import EventKind, Label, Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.store import tables
@@ -47,7 +47,7 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
     if label is None:
         raise NoLabel(hint="Add `label` to workflow.yaml and load it.", workflow=workflow.name)
     labels = await _labels(db, workflow, label, known_by)
-    plan, schema = FeaturePlan(workflow), Schema(workflow.fields)
+    plan, schema = FeaturePlan(workflow), ticket_schema(workflow)
     digest = hashlib.sha256()
     frames: list[pl.DataFrame] = []
     mature_before = known_by - timedelta(days=label.maturity_days)
@@ -113,7 +113,7 @@ async def _labels(
     """The newest label of each ticket known by then; outcomes that say nothing are passed over."""
     scope = event_scope(workflow, EventKind.OUTCOME)
     expression = compile_expression(label.sql, scope, expect=frozenset({Type.BOOLEAN}))
-    schema = Schema(workflow.outcome_fields)
+    schema = outcome_schema(workflow)
     outcomes = tables.outcomes
     query = (
         select(outcomes.c.ticket_id, outcomes.c.content)

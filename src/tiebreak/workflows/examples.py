@@ -10,7 +10,7 @@ import polars as pl
 from tiebreak.core.bands import Band
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.expressions import Type
-from tiebreak.core.history import HistoryPlan
+from tiebreak.core.history import HistoryPlan, entity_key
 from tiebreak.core.policy import Policy
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.tickets import Schema
@@ -117,7 +117,10 @@ class _Case:
         return given
 
     def _nothing_known(self, values: dict[str, Any]) -> dict[str, Any]:
-        keys = {entity.name: entity.key for entity in self._workflow.entities}
+        keys = {
+            entity.name: {name for key in entity_key(self._workflow, entity) for name in key.names}
+            for entity in self._workflow.entities
+        }
         counted = (
             feature.name
             for feature in self._draft.workflow.features

@@ -10,7 +10,7 @@ from tiebreak.core.expressions import (
     Type,
     compile_expression,
 )
-from tiebreak.core.history import HistoryPlan, event_scope, symbols_of, ticket_scope
+from tiebreak.core.history import KEY_TYPES, HistoryPlan, event_scope, symbols_of, ticket_scope
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import EventKind, Field, HistoryFeature, RowFeature
 from tiebreak.workflows.draft import Draft
@@ -37,6 +37,7 @@ class _Meaning:
         self._names()
         self._label()
         self._events()
+        self._entities()
         for feature in self._workflow.features:
             if isinstance(feature, HistoryFeature):
                 self._history(feature)
@@ -97,6 +98,17 @@ class _Meaning:
                 if name not in outcome and name not in self._draft.broken:
                     place = self._draft.place("events", index, "fields", position)
                     self._add(place, f"unknown outcome field `{name}`", did_you_mean(name, outcome))
+
+    def _entities(self) -> None:
+        arrived = event_scope(self._workflow, EventKind.ARRIVED)
+        scope = Scope({**self._after(), **arrived.symbols}, self._calendar)
+        for entity in self._workflow.entities:
+            whole = ("entities", entity.name)
+            is_one = isinstance(self._draft.node(*whole), Scalar)
+            parts = [whole] if is_one else [(*whole, i) for i in range(len(entity.key))]
+            if not all([self._compile(scope, KEY_TYPES, *part) for part in parts]):
+                spoiled = (f for f in self._workflow.features if isinstance(f, HistoryFeature))
+                self._draft.broken |= {f.name for f in spoiled if f.entity == entity.name}
 
     def _history(self, feature: HistoryFeature) -> None:
         scope = event_scope(self._workflow, feature.on)

@@ -10,15 +10,6 @@ from tiebreak.workflows.calendars import time_zones, unknown_time_zone
 from tiebreak.workflows.draft import Draft
 
 RESERVED = ("as_of", "ticket_hash")
-KEY_TYPES = frozenset(
-    {
-        FieldType.TEXT,
-        FieldType.CATEGORY,
-        FieldType.INTEGER,
-        FieldType.BOOLEAN,
-        FieldType.DATE,
-    }
-)
 _NUMERIC = (FieldType.INTEGER, FieldType.NUMBER)
 _LISTED = (FieldType.CATEGORY, FieldType.TAGS)
 
@@ -35,7 +26,6 @@ def check_structure(draft: Draft) -> None:
             _field(draft, section, field)
     _sources(draft)
     _time(draft)
-    _entities(draft)
     _knobs(draft)
     for feature in workflow.features:
         if isinstance(feature, HistoryFeature):
@@ -113,23 +103,6 @@ def _time(draft: Draft) -> None:
     elif field.type is not FieldType.TIMESTAMP or not field.required or field.after:
         message = f"`{name}` must be a required timestamp that is not after the fact"
         draft.mistakes.add(place, "time", message, "set `type: timestamp` and `required: true`")
-
-
-def _entities(draft: Draft) -> None:
-    fields = {field.name: field for field in draft.workflow.fields}
-    for entity in draft.workflow.entities:
-        for index, name in enumerate(entity.key):
-            place = draft.place("entities", entity.name, index)
-            field = fields.get(name)
-            if field is None:
-                if name not in draft.broken:
-                    hint = did_you_mean(name, fields)
-                    draft.mistakes.add(place, "unknown_field", f"unknown field `{name}`", hint)
-            elif field.type not in KEY_TYPES or field.after:
-                message = f"`{name}` cannot identify anything: it is a {field.type}"
-                if field.after:
-                    message = f"`{name}` cannot identify anything: it is after the fact"
-                draft.mistakes.add(place, "entity_key", message)
 
 
 def _knobs(draft: Draft) -> None:
