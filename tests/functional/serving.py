@@ -102,22 +102,26 @@ def settings_for(urls: DatabaseUrls, folder: Path, **api: Any) -> Settings:
 
 
 def prepare(
-    urls: DatabaseUrls, keyring: Keyring, *, bundle_digest: str | None = None
+    urls: DatabaseUrls,
+    keyring: Keyring,
+    *,
+    workflow: Workflow = REPAIRS,
+    bundle_digest: str | None = None,
 ) -> dict[Role, str]:
-    """Load the workflow, put it into production by rules alone, and make a key of each role."""
-    return run(_prepare(urls, keyring, bundle_digest))
+    """Load the workflow, put it into production, and make a key of each role."""
+    return run(_prepare(urls, keyring, workflow, bundle_digest))
 
 
 async def _prepare(
-    urls: DatabaseUrls, keyring: Keyring, bundle_digest: str | None
+    urls: DatabaseUrls, keyring: Keyring, workflow: Workflow, bundle_digest: str | None
 ) -> dict[Role, str]:
     db = await Database.open(urls.app, pool_size=2)
     lane = await Lane.open(db, "tests", keyring)
     async with lane.unit() as unit:
         for person in ("ann", "bob"):
             await ensure_person(unit, person, actor="tests")
-    await versions.load(lane, REPAIRS, RULES, author="ann", reason="first")
-    parts = PolicyParts("repairs", REPAIRS.version, RULES.version, bundle_digest)
+    await versions.load(lane, workflow, RULES, author="ann", reason="first")
+    parts = PolicyParts(workflow.name, workflow.version, RULES.version, bundle_digest)
     await records.install(lane, keyring, parts, author="ann", approver="bob", reason="first")
     tokens = {
         role: str(

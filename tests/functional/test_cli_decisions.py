@@ -1,0 +1,252 @@
+"""The command line from files to proved decisions: real commands on a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tests.databases import DatabaseUrls, execute, run
+
+from tiebreak.cli import exits
+from tiebreak.ingest.simulator import Simulation, simulate
+
+ROOT = Path(__file__).parents[2]
+END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+START = END - timedelta(days=400)
+SECRET = "a-marker-of-personal-data"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, a database and the environment in which commands run."""
+
+    folder: Path
+    urls: DatabaseUrls
+    environment: dict[str, str]
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a command as a person would."""
+        return subprocess.run(
+            [sys.executable, "-c", "from tiebreak.cli import main; main()", *map(str, arguments)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def json(self, *arguments: object, code: int = exits.OK) -> Any:
+        """Run a command with --json; what it says."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return json.loads(done.stdout)
+
+    def alter(self, *statements: str) -> None:
+        """Do what only a superuser can, past every guard."""
+        run(execute(self.urls.admin, "SET session_replication_role = replica", *statements))
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Simulation:
+    return simulate(3, 2_500, START, 420)
+
+
+@pytest.fixture(scope="module")
+def place(
+    module_database_urls: DatabaseUrls,
+    valkey_url: str,
+    simulation: Simulation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Place:
+    """`locate` with simulated history and a trained model in production, all by commands."""
+    folder = tmp_path_factory.mktemp("place with spaces")
+    foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
+        "TIEBREAK_DATA_DIR": str(folder / "data"),
+        "DATABASE_URL": module_database_urls.app,
+        "DATABASE_OWNER_URL": module_database_urls.owner,
+        "REDIS_URL": valkey_url,
+    }
+    found = Place(folder, module_database_urls, environment)
+    for person in ("ann", "bob"):
+        found.json("keys", "create", "--person", person, "--role", "approver")
+    found.json(
+        "workflow", "load", ROOT / "workflows" / "locate", "--reason", "first", "--as", "ann"
+    )
+    tickets, events = simulation.known_by(END).write(folder)
+    importing = ("import", "locate", tickets, "--outcomes", events, "--as", "ann")
+    for more in (["--dry-run"], []):  # a dry run leaves everything to be imported
+        imported = found.json(*importing, *more)
+        assert imported["tickets"] == simulation.known_by(END).tickets.height
+        assert imported["rejected"] == 0
+    found.json("train", "locate", *TRAINING)
+    found.json("release", "install", "locate", "--approved-by", "bob", *BY_ANN)
+    return found
+
+
+BY_ANN = ("--as", "ann", "--reason", "test")
+TRAINING = (*BY_ANN, "--trees", 40, "--known-by", f"{END:%Y-%m-%d}")
+
+
+@pytest.fixture(scope="module")
+def live(place: Place, simulation: Simulation) -> tuple[Path, list[dict[str, Any]]]:
+    """A file of live tickets with a bad row in its middle, and the decisions on it."""
+    rows = simulation.opened_from(END).tickets.head(60).rows(named=True)
+    lines = [json.dumps(row, default=_plain) for row in rows]
+    lines[30] = json.dumps({"ticket_id": "bad", "opened_at": "yesterday", "depht_ft": 1})
+    file = place.folder / "live.ndjson"
+    file.write_text("\n".join(lines))
+    told = place.json("decide", file, "--workflow", "locate", "--as", "ann")
+    assert (told["rows"], told["decided"], told["rejected"]) == (60, 59, 1)
+    assert json.loads(Path(told["rejects"]).read_text())["row"] == 31
+    return file, _decisions(told)
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)  # type: ignore[attr-defined]
+
+
+def _decisions(told: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(told["decisions"]).read_text().splitlines()]
+
+
+def test_decisions_of_a_file_are_scored_and_in_its_order(
+    live: tuple[Path, list[dict[str, Any]]], simulation: Simulation
+) -> None:
+    _, decisions = live
+    order = simulation.opened_from(END).tickets.head(60)["ticket_id"].to_list()
+    assert [d["ticket_id"] for d in decisions] == order[:30] + order[31:]
+    assert {d["model"]["status"] for d in decisions} == {"scored"}
+
+
+def test_deciding_a_file_again_gives_the_same_decisions(
+    place: Place, live: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    file, decisions = live
+    out = place.folder / "again.ndjson"
+    told = place.json("decide", file, "--workflow", "locate", "--out", out, "--as", "ann")
+    assert _decisions(told) == decisions
+
+
+def test_importing_again_imports_nothing(place: Place, simulation: Simulation) -> None:
+    tickets, events = simulation.known_by(END).write(place.folder)
+    again = place.json("import", "locate", tickets, "--outcomes", events, "--as", "ann")
+    assert again["tickets"] == 0
+    assert again["already"] >= simulation.known_by(END).tickets.height
+
+
+def test_a_strict_import_of_a_bad_row_imports_nothing(place: Place, simulation: Simulation) -> None:
+    older = simulate(4, 20, START - timedelta(days=30), 10).tickets
+    file = place.folder / "older.ndjson"
+    file.write_text(older.select("ticket_id", "opened_at").write_ndjson())
+    error = place.json("import", "locate", file, "--strict", *BY_ANN[:2], code=3)["error"]
+    assert error["code"] == "rows_rejected"
+    assert not _stored(place, "older", older)
+
+
+def _stored(place: Place, name: str, tickets: pl.DataFrame) -> bool:
+    """Whether any of the tickets is stored."""
+    found = place.run("tickets", "erase", "locate", tickets["ticket_id"][0], "--reason", name)
+    return found.returncode != 4
+
+
+def test_the_same_data_and_seed_give_the_same_bundle(place: Place) -> None:
+    again = place.json("train", "locate", *TRAINING)
+    assert again["bundle_digest"] == place.json("release", "status")["releases"][0]["model"]
+    assert again["metrics"]["auc"] > 0.6
+
+
+def test_nobody_approves_a_policy_of_their_own(place: Place) -> None:
+    arguments = ("release", "install", "locate", *BY_ANN, "--approved-by")
+    assert place.json(*arguments, "ann", code=6)["error"]["code"] == "four_eyes"
+    error = place.json(*arguments, "bod", code=4)["error"]
+    assert error["code"] == "unknown_person"
+    assert "bob" in error["hint"]
+
+
+def test_a_dry_installation_shows_what_would_change(place: Place) -> None:
+    before = place.json("release", "status")
+    told = place.json(
+        *("release", "install", "locate", "--model", "none", "--approved-by", "bob"),
+        *(*BY_ANN, "--dry-run"),
+    )
+    assert not told["installed"]
+    assert [(c["part"], c["after"]) for c in told["changes"]] == [("bundle_digest", None)]
+    assert place.json("release", "status") == before
+
+
+def test_people_who_are_not_known_cannot_act(place: Place) -> None:
+    error = place.json("train", "locate", "--as", "nobody", code=4)["error"]
+    assert error["code"] == "unknown_person"
+
+
+@pytest.mark.usefixtures("live")
+def test_every_decision_replays_bit_for_bit(place: Place) -> None:
+    told = place.json("replay", "--all")
+    assert told["replayed"] == told["identical"] > 0
+
+
+def test_one_decision_replays(place: Place, live: tuple[Path, list[dict[str, Any]]]) -> None:
+    decision_id = live[1][0]["decision_id"]
+    assert place.json("replay", "--id", decision_id)["identical"] == 1
+    for unknown in ("nothing", decision_id.replace(decision_id[-4:], "0000")):
+        assert place.json("replay", "--id", unknown, code=4)["error"]["code"] == "unknown_decision"
+    assert place.json("replay", "--all", "--sample", 3, code=3)["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.usefixtures("live")
+def test_the_trail_is_intact(place: Place) -> None:
+    assert place.json("audit", "checkpoint")["checkpoint"].endswith(".json")
+    told = place.json("audit", "verify")
+    assert told["intact"]
+    assert told["verified"] > 2_500
+
+
+def test_an_altered_decision_is_named_by_audit_and_replay(
+    place: Place, live: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    decision_id = live[1][7]["decision_id"]
+    change = "UPDATE decisions SET rules_points = rules_points {} 1 WHERE decision_id = '{}'"
+    place.alter(change.format("+", decision_id))
+    try:
+        error = place.json("audit", "verify", code=8)["error"]
+        assert error["findings"][0]["cause"] == "record_altered"
+        assert decision_id in error["message"]
+        differing = place.json("replay", "--all", code=8)["error"]["decisions"]
+        assert [d["decision_id"] for d in differing] == [decision_id]
+        assert "rules_points" in differing[0]["columns"]
+    finally:
+        place.alter(change.format("-", decision_id))
+    assert place.json("audit", "verify")["intact"]
+
+
+def test_an_erased_ticket_is_gone_and_the_trail_holds(
+    place: Place, live: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    decision = live[1][11]
+    erase = ("tickets", "erase", "locate", decision["ticket_id"], *BY_ANN)
+    assert place.json(*erase)["erased_records"] == 0
+    assert place.json("replay", "--id", decision["decision_id"])["identical"] == 1
+    assert place.json(*erase, "--yes")["erased_records"] == 2
+    assert place.json("replay", "--id", decision["decision_id"])["causes"] == {"erased": 1}
+    assert place.json("audit", "verify")["erased"] == 2
+    journal = place.json("audit", "log", "--action", "ticket.erased")["entries"]
+    assert [entry["actor"] for entry in journal] == ["ann"]
+
+
+def test_tables_for_people_name_what_matters(place: Place) -> None:
+    told = place.run("release", "status")
+    assert told.returncode == exits.OK
+    assert "locate" in told.stdout
+    assert place.run("decide", "missing.csv", "--workflow", "locate").returncode == 3
+    unknown = place.run("train", "locat", "--as", "ann")
+    assert unknown.returncode == 4
+    assert "locate" in unknown.stderr
