@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.load import Load, run as send
+from bench.load import Load
+from bench.load import run as send
 from bench.memory import watched
 from bench.stack import environment, tiebreak, up
 from bench.stage import Stage, stage
@@ -107,7 +108,9 @@ def _load(
     )
     found = send(load)
     if found["failed"]:
-        raise RuntimeError(f"{found['failed']} requests failed; the first: {found['first_failure']}")
+        raise RuntimeError(
+            f"{found['failed']} requests failed; the first: {found['first_failure']}"
+        )
     return found
 
 

