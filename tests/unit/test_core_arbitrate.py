@@ -72,12 +72,9 @@ def expected(
     return band, route, reason, is_tie, probability
 
 
-ROWS = [
-    row
-    for row in product(
-        BANDS, BANDS, BANDS, BANDS, (False, True), (0.29, 0.3, 0.49, 0.5), (BELOW, ABOVE)
-    )
-]
+ROWS = list(
+    product(BANDS, BANDS, BANDS, BANDS, (False, True), (0.29, 0.3, 0.49, 0.5), (BELOW, ABOVE))
+)
 
 
 def test_every_combination_follows_the_documented_rules() -> None:
