@@ -333,6 +333,20 @@ async def test_corrections_become_revisions(
     assert counts == [0, 1, 1]  # a correction is no new ticket
 
 
+async def test_tickets_of_equal_times_do_not_see_each_other(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    both = simulation.tickets.head(2).with_columns(
+        opened_at=simulation.tickets["opened_at"][0], excavator=simulation.tickets["excavator"][0]
+    )
+    path = tmp_path / "tickets.ndjson"
+    both.write_ndjson(path)
+    await import_history(db, keyring, locate, Files([path]), actor="tests", now=END)
+    stored = [json.loads(str(row["context"])) for row in await rows(db, "SELECT * FROM tickets")]
+    assert len(stored) == 2
+    assert all(set(context.values()) == {0} for context in stored)
+
+
 async def test_feedback_alone_moves_no_clock(
     db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
 ) -> None:

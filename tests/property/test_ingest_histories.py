@@ -116,6 +116,9 @@ def test_contexts_equal_counting_by_hand(
 ) -> None:
     timeline = arrange(intake_of(tickets, events), Stored(), bytes)
     prepared, _ = run(timeline)
+    log = prepared.log["who"]
+    stands = list(zip(log.codes.tolist(), log.known_at.tolist(), strict=True))
+    assert len(stands) == len(set(stands))  # one row an entity and moment
     features = (
         prepared.context.with_columns(as_of_column(timeline)).select(PLAN.feature_columns())
         if timeline.tickets
