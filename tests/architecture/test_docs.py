@@ -11,6 +11,8 @@ import pytest
 import typer
 
 from tiebreak.cli import build
+from tiebreak.core.tickets import Submission, parse_submission, ticket_schema
+from tiebreak.workflows.check import check_folder
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -72,3 +74,9 @@ def test_every_command_exists_as_written(document: Path) -> None:
 )
 def test_a_command_that_does_not_exist_is_found(line: str) -> None:
     assert command_mistake(shlex.split(line)) is not None
+
+
+def test_the_example_ticket_is_one_the_workflow_takes() -> None:
+    workflow = check_folder(ROOT / "workflows" / "locate").sound()[0]
+    body = (ROOT / "docs" / "examples" / "locate-ticket.json").read_bytes()
+    assert isinstance(parse_submission(ticket_schema(workflow), body), Submission)
