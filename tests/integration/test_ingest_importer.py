@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tiebreak.audit.lanes import Lane
+from tiebreak.audit.verify import verify
+from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import outcome_schema, ticket_schema
 from tiebreak.core.workflow import Workflow
@@ -93,6 +96,10 @@ async def test_everything_read_is_stored_once(
     before = await contents(db)
     assert len(before["tickets"]) == report.tickets
     assert before["tickets"][0]["as_of"] == simulation.tickets["opened_at"][0]
+
+    verified = await verify(db, ArtifactStore(tmp_path / "artifacts"), keyring)
+    assert verified.is_intact, verified.first
+    assert verified.verified >= report.tickets + simulation.events.height
 
     again = await load(db, keyring, locate, simulation, tmp_path)
     assert (again.tickets, sum(again.events.values()), again.rejected) == (0, 0, 0)
@@ -337,7 +344,7 @@ async def test_tickets_of_equal_times_do_not_see_each_other(
     db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
 ) -> None:
     both = simulation.tickets.head(2).with_columns(
-        opened_at=simulation.tickets["opened_at"][0], excavator=simulation.tickets["excavator"][0]
+        opened_at=pl.col("opened_at").first(), excavator=pl.col("excavator").first()
     )
     path = tmp_path / "tickets.ndjson"
     both.write_ndjson(path)
