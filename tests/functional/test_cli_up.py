@@ -87,6 +87,13 @@ def test_nothing_runs_before_up(tiebreak: Tiebreak) -> None:
     tiebreak.folder.mkdir()
 
 
+def test_a_data_folder_that_cannot_be_made_is_a_plain_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments in (("up",), ("up", "--detach")):
+        code, told = Tiebreak(tmp_path / "file" / "data").run(*arguments)
+        assert (code, told["error"]["code"]) == (3, "data_folder_unusable")
+
+
 @pytest.mark.timeout(300)
 def test_up_runs_until_it_is_told_to_stop_and_survives_being_killed(tiebreak: Tiebreak) -> None:
     process = tiebreak.begin()

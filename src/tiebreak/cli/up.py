@@ -17,7 +17,7 @@ import typer
 from tiebreak.cli.output import JsonOption, Output
 from tiebreak.embedded.binaries import EmbeddedFailed
 from tiebreak.embedded.record import read_record
-from tiebreak.embedded.state import holder
+from tiebreak.embedded.state import ensure_folder, holder
 from tiebreak.embedded.supervisor import READY_SECONDS, Supervisor, running
 from tiebreak.settings import Settings
 
@@ -89,6 +89,7 @@ def until_stopped() -> Generator[Stopping]:
 
 def _detach(settings: Settings, out: Output) -> None:
     """Run `up` in a session of its own and wait until it has everything running."""
+    ensure_folder(settings.data_dir)
     log = settings.data_dir / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -108,4 +109,5 @@ def _detach(settings: Settings, out: Output) -> None:
             out.result({"url": url, "pid": process.pid}, f"Tiebreak runs on {url}.")
             return
         time.sleep(0.1)
-    raise EmbeddedFailed("Tiebreak did not come up.", hint=f"Look into {log}.")
+    words = "; ".join(log.read_text(errors="replace").splitlines()[-2:])
+    raise EmbeddedFailed(f"Tiebreak did not come up: {words}", hint=f"Look into {log}.")

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
 
+from tiebreak.embedded.state import ensure_folder
 from tiebreak.errors import Unavailable
 
 UNPRIVILEGED_ID = 65534
@@ -95,7 +96,7 @@ class Home:
         under a name that only this data folder knows.
         """
         account = Account.current()
-        data_dir.mkdir(parents=True, exist_ok=True)
+        ensure_folder(data_dir)
         inside = data_dir.resolve() / "services"
         path = inside if account.reaches(data_dir.resolve()) else _shared_home(data_dir)
         home = cls(path, account)

@@ -139,7 +139,10 @@ def _initialise(home: Home, cluster: Path, password: str, *, is_durable: bool) -
             **home.account.popen_options(),
         )
         if done.returncode:
-            raise EmbeddedFailed(f"PostgreSQL's data folder was not created: {done.stderr.strip()}")
+            raise EmbeddedFailed(
+                f"PostgreSQL's data folder was not created: {done.stderr.strip()}",
+                hint="It needs disk space, and a user that the system knows by name.",
+            )
         draft.rename(cluster)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

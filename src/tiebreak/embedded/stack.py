@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from tiebreak.embedded import postgres, valkey
 from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.embedded.record import stop_services
+from tiebreak.embedded.state import ensure_folder
 from tiebreak.embedded.valkey import ValkeyServer
 from tiebreak.secret_files import ensure_secrets, read_secret
 from tiebreak.settings import Keyring, Settings
@@ -46,7 +47,7 @@ class Services:
 def stack(settings: Settings, note: Note = lambda _text: None) -> Generator[Services]:
     """The data folder's servers for as long as the block runs; other users keep them after it."""
     folder = settings.data_dir.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_folder(folder)
     with _file(folder / "use.lock") as use:
         try:
             with _file(folder / "start.lock") as start:
@@ -69,7 +70,6 @@ def start_services(settings: Settings, note: Note) -> Services:
     """
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     folder, secrets = settings.data_dir, settings.secrets_dir
-    folder.mkdir(parents=True, exist_ok=True)
     ensure_secrets(secrets, is_new=not postgres.is_initialised(folder))
     server = queue = None
     if settings.database.url is None:

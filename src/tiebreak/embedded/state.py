@@ -12,13 +12,29 @@ from pathlib import Path
 
 import orjson
 
-from tiebreak.errors import Conflict
+from tiebreak.errors import Conflict, InvalidInput
 
 
 class AlreadyRunning(Conflict):
     """Tiebreak already runs on this data folder."""
 
     code = "already_running"
+
+
+class DataFolderUnusable(InvalidInput):
+    """The data folder cannot be used."""
+
+    code = "data_folder_unusable"
+
+
+def ensure_folder(data_dir: Path) -> None:
+    """Make the data folder where it is missing; raises DataFolderUnusable."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(data_dir, error) from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise _unusable(data_dir, PermissionError("it belongs to another user"))
 
 
 class State:
@@ -74,7 +90,7 @@ def locked(data_dir: Path, name: str = "up") -> Generator[None]:
 
     Raises AlreadyRunning, with the pid of the holder, when another process holds it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    ensure_folder(data_dir)
     handle = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -94,6 +110,8 @@ def holder(data_dir: Path, name: str = "up") -> int | None:
         handle = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unusable(data_dir, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -102,6 +120,13 @@ def holder(data_dir: Path, name: str = "up") -> int | None:
         return None
     finally:
         os.close(handle)
+
+
+def _unusable(data_dir: Path, error: OSError) -> DataFolderUnusable:
+    return DataFolderUnusable(
+        f"The data folder {data_dir} cannot be used: {error.strerror or error}.",
+        hint="Set TIEBREAK_DATA_DIR to a folder of yours, or run as the user it belongs to.",
+    )
 
 
 def _already_running(data_dir: Path, pid: bytes) -> AlreadyRunning:
