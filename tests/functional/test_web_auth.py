@@ -16,9 +16,9 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.store.database import Database
 from tiebreak.web.app import build_app
 from tiebreak.web.auth import ACCESS, PUBLIC
-from tiebreak.web.keycache import TTL_SECONDS
 
 LISTED = "/v1/workflows"
+PROMISED_SECONDS = 5  # in the description of the API
 
 
 def routes() -> list[APIRoute]:
@@ -104,7 +104,7 @@ def test_a_revoked_key_is_refused_within_the_promised_time(site: Site) -> None:
     headers = {"Authorization": f"bearer {token}"}
     assert httpx.get(site.url + LISTED, headers=headers).status_code == 200
     run(work(token.split("_")[1]))
-    deadline = time.monotonic() + TTL_SECONDS + 1
+    deadline = time.monotonic() + PROMISED_SECONDS + 1
     while httpx.get(site.url + LISTED, headers=headers).status_code == 200:
         assert time.monotonic() < deadline, "the key still opens the door"
         time.sleep(0.2)
