@@ -106,7 +106,8 @@ def log(
 
     async def work(session: Session) -> list[Mapping[str, Any]]:
         async with session.db.read() as conn:
-            return [dict(row) for row in (await conn.execute(query.limit(limit))).mappings()]
+            rows = (await conn.execute(query.limit(limit))).all()
+            return [dict(zip(columns, row, strict=True)) for row in rows]
 
     found = look(work)
     entries = [{**row, "detail": orjson.loads(row["detail"])} for row in found]
@@ -123,5 +124,6 @@ def told(finding: Finding) -> str:
 
 
 def _flat(finding: Finding) -> dict[str, str]:
-    parts = asdict(finding) | {"key": orjson.dumps(finding.key).decode() if finding.key else None}
+    key = {str(name): value for name, value in (finding.key or {}).items()}
+    parts = asdict(finding) | {"key": orjson.dumps(key).decode() if key else None}
     return {name: str(value) for name, value in parts.items() if value is not None}

@@ -41,7 +41,7 @@ def command(
             stopped.append("tiebreak")
         stopped += stop_services(folder)
         if remove_data:
-            shutil.rmtree(Home.of(folder).path)
+            shutil.rmtree(Home.of(folder).path, ignore_errors=True)
             shutil.rmtree(folder)
     told = f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running."
     removed = [f"Removed {folder}."] if remove_data else []
