@@ -42,7 +42,23 @@ SCHEMA = {name: symbol.type.dtype for name, symbol in SYMBOLS.items()}
 ALPHABET = "abAB é%_."  # no letter whose case mapping differs between the engines
 
 _EDGES = [0, 1, -1, 2, 3, -7, 10, 2**31, -(2**31), 2**53 + 1, 2**62, 2**63 - 1, -(2**63)]
-_FLOATS = [0.0, -0.0, 0.5, 1.5, 2.5, -2.5, 0.285, 1e-300, 1e150, 1e200, -1e308, 5e-324, 2.0**63]
+_FLOATS = [
+    0.0,
+    -0.0,
+    0.5,
+    1.5,
+    2.5,
+    -2.5,
+    0.285,
+    1e-300,
+    1e200,
+    -1e200,
+    -1e308,
+    1.5e308,
+    5e-324,
+    2.0**63,
+]
+_dice = st.integers(0, 5)
 _START, _END = dt.datetime(1971, 1, 1), dt.datetime(2036, 12, 31)
 _integers = st.sampled_from(_EDGES) | st.integers(-1000, 1000) | st.integers(-(2**63), 2**63 - 1)
 _numbers = st.sampled_from(_FLOATS) | st.floats(allow_nan=False, allow_infinity=False)
@@ -73,7 +89,8 @@ def tables(draw: st.DrawFn, max_rows: int = 6) -> pl.DataFrame:
     """A table of a few rows full of NULLs, edges and ordinary values."""
     rows = draw(st.integers(1, max_rows))
     columns = {
-        name: [draw(st.none() | values) for _ in range(rows)] for name, values in _VALUES.items()
+        name: [None if draw(_dice) == 0 else draw(values) for _ in range(rows)]
+        for name, values in _VALUES.items()
     }
     return pl.DataFrame({"rid": list(range(rows)), **columns}, schema=SCHEMA)
 
@@ -125,7 +142,7 @@ def _leaf(kind: str) -> st.SearchStrategy[Pair]:
                 lambda v: Pair(f"'{v}'", _unfolded(f"'{v}'"))
             )
         case "b":
-            null = Pair("cast(NULL as boolean)", "CAST(NULL AS BOOLEAN)")
+            null = Pair("cast(NULL as boolean)", _unfolded("CAST(NULL AS BOOLEAN)"))
             return st.sampled_from([_same("p"), _same("q"), _same("TRUE"), _same("FALSE"), null])
         case "d":
             return st.sampled_from([_same("d"), _same("e"), _same("DATE '2024-02-29'")])
@@ -217,7 +234,8 @@ def _raw(e: Made) -> list[st.SearchStrategy[Pair]]:
 
 
 def _number(e: Made) -> list[st.SearchStrategy[Pair]]:
-    return [e("f"), st.builds(lambda v: _finite(v.ours, v.duck), e("r"))]
+    chains = [st.builds(lambda v: _finite(v.ours, v.duck), chain) for chain in _raw(e)]
+    return [e("f"), *chains]
 
 
 def _function(e: Made) -> list[st.SearchStrategy[Pair]]:

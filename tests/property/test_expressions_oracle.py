@@ -72,7 +72,7 @@ def evaluate(sql: str, frame: pl.DataFrame) -> list[tuple[Any, bool]]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(frame=tables(), drawn=st.lists(expressions(), min_size=1, max_size=4))
+@given(frame=tables(), drawn=st.lists(expressions(), min_size=4, max_size=8))
 def test_value_and_error_equal_the_oracles(
     duck: duckdb.DuckDBPyConnection, frame: pl.DataFrame, drawn: list[tuple[Type, Pair]]
 ) -> None:
