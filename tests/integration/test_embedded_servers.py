@@ -256,6 +256,7 @@ def test_servers_elsewhere_are_used_and_left_alone(
     )
     with stack(settings) as services:
         assert (services.postgres, services.valkey) == (None, None)
+        assert not Home.of(folder).path.exists()
         assert services.settings.database == settings.database
     assert query(database_urls.app, "SELECT 1") == 1
     assert processes.is_alive(os.getpid())

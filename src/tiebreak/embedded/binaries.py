@@ -90,7 +90,7 @@ class Home:
 
     @classmethod
     def of(cls, data_dir: Path) -> Home:
-        """The servers' home of a data folder; made when it is missing.
+        """The servers' home of a data folder; `folder` makes it when a server needs it.
 
         It lies inside the data folder where the account reaches that, else in a shared place
         under a name that only this data folder knows.
@@ -99,9 +99,7 @@ class Home:
         ensure_folder(data_dir)
         inside = data_dir.resolve() / "services"
         path = inside if account.reaches(data_dir.resolve()) else _shared_home(data_dir)
-        home = cls(path, account)
-        home.folder()
-        return home
+        return cls(path, account)
 
     def folder(self, *names: str, mode: int = 0o700) -> Path:
         """A folder of the home, owned by the account; made when it is missing."""

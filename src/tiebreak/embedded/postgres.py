@@ -69,6 +69,7 @@ def start(data_dir: Path, password: str, settings: Mapping[str, str] = DURABLE) 
     Raises EmbeddedMissing or EmbeddedFailed.
     """
     home, state = Home.of(data_dir), State(data_dir)
+    home.folder()
     cluster = home.path / "postgres"
     _initialise(home, cluster, password, is_durable=settings.get("fsync") != "off")
     running = find(data_dir)

@@ -39,6 +39,7 @@ def start(data_dir: Path, password: str) -> ValkeyServer:
     Raises EmbeddedMissing or EmbeddedFailed.
     """
     home, state = Home.of(data_dir), State(data_dir)
+    home.folder()
     running = find(data_dir)
     known = state.read().get("valkey_port")
     port = known if running and isinstance(known, int) else state.port("valkey_port")
