@@ -92,7 +92,7 @@ def decide(
                     workflow,
                     since=since.replace(tzinfo=UTC),
                     until=end,
-                    progress=lambda count: progress(f"{count:,} decided", None),
+                    progress=lambda count: progress(f"{count:,} decided", 0.0),
                 )
         finally:
             await service.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import Policy
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import Schema, Submission
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.batcher import Batcher, Pending
@@ -22,10 +24,12 @@ from tiebreak.errors import Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
+from tiebreak.store import reading
 from tiebreak.store.database import Database
 
 log = structlog.get_logger()
 
+BULK = 2_000  # imported tickets decided and sealed at once
 REFRESH_SECONDS = 0.5
 RECOVER_EVERY_SECONDS = 15.0
 RECOVER_AGE = timedelta(seconds=10)  # younger admissions are still being decided by someone
@@ -84,6 +88,30 @@ class DecisionService:
         pending = Pending(submission, actor)
         self._batcher(workflow).submit(pending)
         return await pending.answer
+
+    async def decide_imported(
+        self,
+        workflow: str,
+        *,
+        since: datetime,
+        until: datetime,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Decide imported tickets that have no decision, at their stored `as_of` and context.
+
+        Returns how many; `progress` is given the count so far. Running it again goes on where it
+        was interrupted. Raises `NotInProduction`, `DatabaseUnavailable`.
+        """
+        active, count = self._get(workflow), 0
+        serving = self._serving
+        assert serving is not None
+        batches = reading.imported(self.db, workflow, since=since, until=until, batch=BULK)
+        async for rows in batches:
+            tickets = [StoredTicket.from_row(row, active.schema) for row in rows]
+            await serving.decide(active, tickets)
+            count += len(tickets)
+            progress(count)
+        return count
 
     def schema(self, workflow: str) -> Schema:
         """The schema of the workflow's policy in production. Raises `NotInProduction`."""

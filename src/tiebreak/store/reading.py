@@ -171,6 +171,54 @@ async def undecided(db: Database, workflow: str, *, before: datetime, limit: int
         return await _all(conn, query)
 
 
+async def imported(
+    db: Database, workflow: str, *, since: datetime, until: datetime, batch: int
+) -> AsyncGenerator[list[Row]]:
+    """Imported ticket revisions with content and without a decision, in batches, oldest first."""
+    is_decided = exists().where(
+        *_ticket(decision_keys, ticket_keys.c.workflow, ticket_keys.c.ticket_id),
+        decision_keys.c.revision == ticket_keys.c.revision,
+    )
+    query = (
+        _tickets()
+        .where(
+            ticket_keys.c.workflow == workflow,
+            ticket_keys.c.origin == "import",
+            ticket_keys.c.as_of >= since,
+            ticket_keys.c.as_of < until,
+            tickets.c.content.is_not(None),
+            ~is_decided,
+        )
+        .order_by(ticket_keys.c.as_of, ticket_keys.c.ticket_id)
+    )
+    async with db.read() as conn:
+        result = await conn.stream(query, execution_options={"yield_per": batch})
+        async for rows in result.mappings().partitions(batch):
+            yield [dict(row) for row in rows]
+
+
+async def scores(db: Database, workflow: str, *, since: datetime, until: datetime) -> list[Row]:
+    """Of the first decision on each newest ticket revision: id, `as_of`, score, bands, route."""
+    d = decisions.c
+    has_newer = exists().where(
+        *_ticket(ticket_keys, d.workflow, d.ticket_id), ticket_keys.c.revision > d.revision
+    )
+    query = (
+        select(d.ticket_id, d.as_of, d.score, d.rules_points, d.band, d.route)
+        .where(
+            d.workflow == workflow,
+            d.ordinal == 1,
+            d.score.is_not(None),
+            d.as_of >= since,
+            d.as_of < until,
+            ~has_newer,
+        )
+        .order_by(d.as_of, d.ticket_id)
+    )
+    async with db.read() as conn:
+        return await _all(conn, query)
+
+
 async def pairs(
     db: Database,
     workflow: str | None = None,

@@ -29,7 +29,8 @@ class Snapshot:
 
     `frame` holds every feature of the workflow by name, computed from the stored context;
     `label` (Boolean, no nulls) and `as_of` (Datetime us UTC) have a value for each of its rows,
-    `weights` (Float64, positive) too, where given. `data_hash` names the data that the snapshot
+    `weights` (Float64, positive) and `known_at` (Datetime us UTC, when the label became known)
+    too, where given. `data_hash` names the data that the snapshot
     was taken of. Raises SnapshotUnfit.
     """
 
@@ -39,13 +40,15 @@ class Snapshot:
     as_of: pl.Series
     data_hash: str
     weights: pl.Series | None = None
+    known_at: pl.Series | None = None
 
     def __post_init__(self) -> None:
-        columns = [self.label, self.as_of, *([] if self.weights is None else [self.weights])]
+        given = [column for column in (self.weights, self.known_at) if column is not None]
+        columns = [self.label, self.as_of, *given]
         if any(len(column) != self.frame.height for column in columns):
-            raise SnapshotUnfit(hint="Label, as_of and weights need one value a row.")
+            raise SnapshotUnfit(hint="Label, as_of, weights and known_at need one value a row.")
         if any(column.null_count() for column in columns):
-            raise SnapshotUnfit(hint="Drop rows without label, as_of or weight.")
+            raise SnapshotUnfit(hint="Drop rows without label, as_of, weight or known_at.")
         absent = [f.name for f in self.workflow.features if f.name not in self.frame.columns]
         if absent:
             raise FeatureColumnMissing(features=absent)
@@ -55,7 +58,10 @@ class Snapshot:
     def select(self, rows: NDArray[np.bool_]) -> Snapshot:
         """The snapshot of these rows alone."""
         mask = pl.Series(rows)
-        weights = None if self.weights is None else self.weights.filter(mask)
+        weights, known_at = (
+            None if column is None else column.filter(mask)
+            for column in (self.weights, self.known_at)
+        )
         return Snapshot(
             self.workflow,
             self.frame.filter(mask),
@@ -63,6 +69,7 @@ class Snapshot:
             self.as_of.filter(mask),
             self.data_hash,
             weights,
+            known_at,
         )
 
     @property

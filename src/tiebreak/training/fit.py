@@ -19,8 +19,8 @@ DEEPEST = 8  # explanation tables double with each level
 class Parameters:
     """How to train; all of it stands in the manifest.
 
-    Rows with `as_of` before `valid_from` train, the last `tune_share` of them in time stop the
-    training and calibrate; rows from `valid_from` on only evaluate.
+    Rows with `as_of` and label known before `valid_from` train, the last `tune_share` of them in
+    time stop the training and calibrate; rows from `valid_from` on only evaluate.
     """
 
     valid_from: datetime

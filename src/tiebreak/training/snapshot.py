@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 from sqlalchemy import select
 
-from tiebreak.core.expressions import Type, compile_expression
 from tiebreak.core.features import FeaturePlan
-from tiebreak.core.history import event_scope
 from tiebreak.core.stored import StoredTicket, columns
-from tiebreak.core.tickets import Schema, outcome_schema, ticket_schema
-from tiebreak.core.workflow import EventKind, Label, Workflow
+from tiebreak.core.tickets import Schema, ticket_schema
+from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.training.dataset import Snapshot
+from tiebreak.training.labels import read_labels
 
 CHUNK = 10_000
-
-
-class NoLabel(InvalidInput):
-    """The workflow defines no label, so there is nothing to learn."""
-
-    code = "no_label"
+MOMENT = pl.Datetime("us", "UTC")
 
 
 class NoTrainingTickets(InvalidInput):
@@ -43,23 +37,22 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
     A label counts when the maturity window has passed by `known_by`, for either class, and only
     outcomes known by then are read. Raises `NoLabel` and `NoTrainingTickets`.
     """
-    label = workflow.label
-    if label is None:
-        raise NoLabel(hint="Add `label` to workflow.yaml and load it.", workflow=workflow.name)
-    labels = await _labels(db, workflow, label, known_by)
+    labels = await read_labels(db, workflow, known_by=known_by)
     plan, schema = FeaturePlan(workflow), ticket_schema(workflow)
     digest = hashlib.sha256()
     frames: list[pl.DataFrame] = []
-    mature_before = known_by - timedelta(days=label.maturity_days)
-    async for rows in _ticket_chunks(db, workflow.name, mature_before):
-        known = [row for row in rows if labels.get(row["ticket_id"], label.absent) != "unknown"]
+    async for rows in _ticket_chunks(db, workflow.name, labels.mature_before):
+        told = [(row, labels.of(row["ticket_id"], row["as_of"])) for row in rows]
+        known = [(row, label) for row, label in told if label is not None]
         if not known:
             continue
-        truth = [labels.get(row["ticket_id"], label.absent) is True for row in known]
-        for row, is_positive in zip(known, truth, strict=True):
-            parts = (row["ticket_id"], row["revision"], row["content"], row["context"], is_positive)
+        for row, label in known:
+            parts = (row["ticket_id"], row["revision"], row["content"], row["context"], label)
             digest.update(repr(parts).encode())
-        frames.append(_features(known, plan, schema).with_columns(pl.Series("label", truth)))
+        truth = pl.Series("label", [label.value for _, label in known], dtype=pl.Boolean)
+        known_at = pl.Series("known_at", [label.known_at for _, label in known], dtype=MOMENT)
+        features = _features([row for row, _ in known], plan, schema)
+        frames.append(features.with_columns(truth, known_at))
     if not frames:
         raise NoTrainingTickets(
             hint="Import tickets with outcomes, or choose a later --known-by.",
@@ -68,9 +61,10 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
     whole = pl.concat(frames)
     return Snapshot(
         workflow=workflow,
-        frame=whole.drop("label"),
+        frame=whole.drop("label", "known_at"),
         label=whole["label"],
         as_of=whole["as_of"],
+        known_at=whole["known_at"],
         data_hash=digest.hexdigest(),
     )
 
@@ -105,33 +99,3 @@ async def _ticket_chunks(
         result = await conn.stream(query)
         async for partition in result.mappings().partitions(CHUNK):
             yield [dict(row) for row in partition]
-
-
-async def _labels(
-    db: Database, workflow: Workflow, label: Label, known_by: datetime
-) -> dict[str, bool]:
-    """The newest label of each ticket known by then; outcomes that say nothing are passed over."""
-    scope = event_scope(workflow, EventKind.OUTCOME)
-    expression = compile_expression(label.sql, scope, expect=frozenset({Type.BOOLEAN}))
-    schema = outcome_schema(workflow)
-    outcomes = tables.outcomes
-    query = (
-        select(outcomes.c.ticket_id, outcomes.c.content)
-        .where(
-            outcomes.c.workflow == workflow.name,
-            outcomes.c.kind == EventKind.OUTCOME.value,
-            outcomes.c.known_at <= known_by,
-            outcomes.c.content.is_not(None),
-        )
-        .order_by(outcomes.c.ticket_id, outcomes.c.ordinal)
-    )
-    found: dict[str, bool] = {}
-    async with db.read() as conn:
-        result = await conn.stream(query)
-        async for partition in result.partitions(CHUNK):
-            frame = schema.frame([schema.load(content.encode()) for _, content in partition])
-            values = frame.select(expression.value.alias("label")).to_series().to_list()
-            for (ticket_id, _), value in zip(partition, values, strict=True):
-                if value is not None:
-                    found[ticket_id] = value
-    return found

@@ -90,9 +90,16 @@ def train(
 
 
 def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
-    """The snapshot's rows by `as_of`; TooLittleData where a part cannot do its work."""
+    """The snapshot's rows by `as_of`; TooLittleData where a part cannot do its work.
+
+    Rows before `valid_from` whose label was not yet known then are in no part: a model trained
+    at that moment could not have learnt from them.
+    """
     moments = snapshot.as_of.to_physical().to_numpy()
-    before = (snapshot.as_of < parameters.valid_from).to_numpy()
+    is_validation = (snapshot.as_of >= parameters.valid_from).to_numpy()
+    before = ~is_validation
+    if snapshot.known_at is not None:
+        before &= (snapshot.known_at <= parameters.valid_from).to_numpy()
     if not before.any():
         raise TooLittleData(hint="Choose a later valid_from: no row lies before it.")
     border = np.quantile(moments[before], 1.0 - parameters.tune_share, method="lower")
@@ -100,7 +107,7 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
     split = Split(
         training=snapshot.select(before & ~is_tuning),
         tuning=snapshot.select(is_tuning),
-        validation=snapshot.select(~before),
+        validation=snapshot.select(is_validation),
     )
     _check(split.training, "training", LEAST_ROWS, LEAST_POSITIVES)
     _check(split.tuning, "tuning", LEAST_ROWS // 4, 1)
