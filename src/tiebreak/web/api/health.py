@@ -43,10 +43,19 @@ async def livez(request: Request) -> Response:  # noqa: ARG001 - every lean endp
 async def readyz(request: Request) -> Response:
     """Every problem at once; 200 when tickets are decided, if only by rules, else 503."""
     site = site_of(request)
-    blocking, problems = await _problems(site)
+    database, queue = await asyncio.gather(_database_problem(site), _queue_problem(site))
+    # From here on nothing waits, so that status and problems are of one moment.
+    known = site.service.problems()
+    blocking = [] if database is None else [database]
+    if site.draining.is_set():
+        blocking.append(Problem("worker", "draining", "This worker is shutting down."))
     is_ready = site.service.is_ready and not blocking
+    codes = {item.code for item in known}
+    problems = known + [item for item in blocking if item.code not in codes]
+    if queue is not None:
+        problems.append(queue)
     status = "not_ready" if not is_ready else "degraded" if problems else "ready"
-    told = {"status": status, "problems": [item.as_dict() for item in [*blocking, *problems]]}
+    told = {"status": status, "problems": [item.as_dict() for item in problems]}
     return answered(told, 200 if is_ready else 503)
 
 
@@ -65,19 +74,6 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Counters and histograms of all workers together, in Prometheus' text format."""
     return Response(site_of(request).metrics.exposition(), media_type=CONTENT_TYPE)
-
-
-async def _problems(site: Site) -> tuple[list[Problem], list[Problem]]:
-    """What keeps tickets from being decided now, and what else is wrong."""
-    blocking: list[Problem] = []
-    if site.draining.is_set():
-        blocking.append(Problem("worker", "draining", "This worker is shutting down."))
-    known = site.service.problems()
-    database = await _database_problem(site)
-    if database is not None and database.code not in {problem.code for problem in known}:
-        blocking.append(database)
-    queue = await _queue_problem(site)
-    return blocking, known if queue is None else [*known, queue]
 
 
 async def _database_problem(site: Site) -> Problem | None:
