@@ -38,7 +38,11 @@ REPORT = st.tuples(
     st.sampled_from([None, 5, 7]),
 )
 STEP = st.one_of(
-    st.tuples(st.just("admit"), st.lists(TICKET, min_size=1, max_size=5), st.floats(0.01, 12)),
+    st.tuples(
+        st.just("admit"),
+        st.lists(TICKET, min_size=1, max_size=5),
+        st.one_of(st.sampled_from([5, 10]), st.floats(0.01, 12)),
+    ),
     st.tuples(st.just("record"), st.lists(REPORT, min_size=1, max_size=5), st.none()),
 )
 

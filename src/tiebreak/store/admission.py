@@ -21,8 +21,9 @@ from tiebreak.core.workflow import EventKind
 from tiebreak.settings import Keyring
 from tiebreak.store import revisions, tables
 from tiebreak.store.firsts import first_tickets
-from tiebreak.store.history import EntityKeys, Known, Ledger, Tick, keys_of, read, take, tick
+from tiebreak.store.history import EntityKeys, Known, Tick, keys_of, read, take, tick
 from tiebreak.store.keyed import content_key, ticket_hash
+from tiebreak.store.ledger import Ledger
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
 from tiebreak.store.unit import Unit
 

@@ -1,4 +1,4 @@
-"""The history log: a workflow's clock and lock, its slots, probes of a whole batch, appends.
+"""The history log: a workflow's clock and lock, its slots, probes of a whole batch.
 
 The row of `workflow_clocks` is the workflow's history lock. Whoever books events ticks the clock
 first, so that `known_at` in the log, and `as_of` of tickets, only ever grow.
@@ -16,20 +16,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tiebreak.core.history import (
-    EMPTY,
-    HistoryOverflow,
-    HistoryPlan,
-    Probe,
-    Slot,
-    accumulate,
-    initial,
-)
-from tiebreak.core.workflow import EventKind
+from tiebreak.core.history import HistoryPlan, Probe, initial
 from tiebreak.errors import Conflict, IntegrityFailure
 from tiebreak.store.keyed import entity_key
-from tiebreak.store.tables import history_log
-from tiebreak.store.unit import Connection, Unit
+from tiebreak.store.unit import Connection
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -216,115 +206,9 @@ def _bound(tick: Tick, probe: Probe) -> datetime:
     return tick.at if probe.window_us is None else tick.at - probe.window_us * _MICROSECOND
 
 
-@dataclass(slots=True)
-class Ledger:
-    """The totals of entities while events of one moment are booked on them."""
-
-    plan: HistoryPlan
-    tick: Tick
-    known: Known
-    _changed: dict[str, dict[bytes, Ints]]
-
-    @classmethod
-    def of(cls, tick: Tick, known: Known) -> Ledger:
-        """A ledger that begins with the totals just before the tick."""
-        return cls(known.plan, tick, known, {entity: {} for entity in known.plan.slots})
-
-    def book(
-        self, on: EventKind, events: pl.DataFrame, is_first: Flags, keys: EntityKeys
-    ) -> set[int]:
-        """Book events of one kind in their order; the rows refused because a total overflows."""
-        times = np.full(events.height, self.tick.at_us, dtype=np.int64)
-        try:
-            self._book(self.plan.deltas(on, events, times, is_first), keys)
-        except HistoryOverflow:
-            return self._book_each(on, events, is_first, keys)
-        return set()
-
-    def _book_each(
-        self, on: EventKind, events: pl.DataFrame, is_first: Flags, keys: EntityKeys
-    ) -> set[int]:
-        refused: set[int] = set()
-        for i in range(events.height):
-            time = np.array([self.tick.at_us], dtype=np.int64)
-            one = {entity: [column[i]] for entity, column in keys.items()}
-            try:
-                self._book(self.plan.deltas(on, events[i : i + 1], time, is_first[i : i + 1]), one)
-            except HistoryOverflow:
-                refused.add(i)
-        return refused
-
-    def _book(self, deltas: Mapping[str, Ints], keys: EntityKeys) -> None:
-        """Add to the totals of all entities, or of none when one overflows."""
-        changed = [
-            (entity, self._totals(entity, addends, keys[entity]))
-            for entity, addends in deltas.items()
-        ]
-        for entity, totals in changed:
-            self._changed[entity].update(totals)
-
-    def _totals(
-        self, entity: str, addends: Ints, keys: Sequence[bytes | None]
-    ) -> dict[bytes, Ints]:
-        slots = self.plan.slots[entity]
-        touched = [i for i in _effective(addends, slots) if keys[i] is not None]
-        if not touched:
-            return {}
-        owners = [key for i in touched if (key := keys[i]) is not None]
-        rows = {key: row for row, key in enumerate(dict.fromkeys(owners))}
-        start = np.stack([self._now(entity, key) for key in rows])
-        owner_rows = np.array([rows[key] for key in owners], dtype=np.int64)
-        totals = accumulate(start, owner_rows, addends[touched], slots)
-        return {key: totals[i] for i, key in enumerate(owners)}
-
-    def _now(self, entity: str, key: bytes) -> Ints:
-        changed = self._changed[entity].get(key)
-        if changed is not None:
-            return changed
-        return self.known.totals[Probe(entity, None)][self.known.rows[entity][key]]
-
-    async def write(self, unit: Unit) -> None:
-        """Append one row an entity with what was booked on it."""
-        await unit.copy(
-            history_log,
-            [
-                row_of(self.tick.workflow, self.tick.generation, key, self.tick.at, stored)
-                for entity, totals in self._changed.items()
-                for key, total in totals.items()
-                for stored in [in_stored_order(total, self.tick.order[entity])]
-            ],
-        )
-
-
-def in_stored_order(totals: Ints, order: NDArray[np.intp]) -> list[int]:
-    """Totals in the plan's order as the log stores them."""
-    stored = np.empty_like(totals)
-    stored[order] = totals
-    return stored.tolist()
-
-
-def row_of(
-    workflow: str, generation: int, key: bytes, known_at: datetime, totals: list[int]
-) -> dict[str, object]:
-    """A row of `history_log`; `totals` in stored order."""
-    return {
-        "workflow": workflow,
-        "generation": generation,
-        "entity_key": key,
-        "known_at": known_at,
-        "totals": totals,
-    }
-
-
 def _distinct(groups: Sequence[EntityKeys], entity: str) -> list[bytes]:
     keys = dict.fromkeys(key for group in groups for key in group[entity])
     return [key for key in keys if key is not None]
-
-
-def _effective(addends: Ints, slots: tuple[Slot, ...]) -> list[int]:
-    """The events that change any total."""
-    nothing = np.array([0 if slot.how == "sum" else EMPTY for slot in slots], dtype=np.int64)
-    return np.flatnonzero((addends != nothing).any(axis=1)).tolist()
 
 
 def _integers(binary: bytes, width: int) -> Ints:

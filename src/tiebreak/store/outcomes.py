@@ -24,8 +24,9 @@ from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.firsts import first_tickets
-from tiebreak.store.history import Ledger, Tick, keys_of, read, take, tick
+from tiebreak.store.history import Tick, keys_of, read, take, tick
 from tiebreak.store.keyed import content_key
+from tiebreak.store.ledger import Ledger
 from tiebreak.store.unit import Connection, Unit
 
 Row = dict[str, Any]

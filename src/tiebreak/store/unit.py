@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import Table
 
@@ -31,6 +31,17 @@ class Connection(Protocol):
         self, table_name: str, *, records: Iterable[Sequence[object]], columns: Sequence[str]
     ) -> str:
         """COPY the records, in binary, into these columns of a table."""
+        ...
+
+    async def copy_to_table(
+        self,
+        table_name: str,
+        *,
+        source: AsyncIterable[bytes],
+        columns: Sequence[str],
+        format: Literal["binary"],  # noqa: A002 - the name that asyncpg gives it
+    ) -> str:
+        """COPY rows that are encoded already into these columns of a table."""
         ...
 
 
