@@ -10,7 +10,7 @@ from tests import sample_models
 
 from tiebreak.core.model import Model
 from tiebreak.core.policy import ModelMismatch, Policy
-from tiebreak.core.stored import StoredTicket
+from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
 from tiebreak.core.workflow import Entity, HistoryFeature, Knobs, RowFeature, Rule, RuleSet
 from tiebreak.decisions.rows import Row, decide_stored, decision_rows
@@ -30,6 +30,12 @@ WORKFLOW = sample_models.WORKFLOW.model_copy(
                 where="damaged",
             ),
             HistoryFeature(name="town_last_seen", entity="town", aggregate="time_since"),
+            HistoryFeature(
+                name="town_depth", entity="town", aggregate="sum", value="depth", scale=100
+            ),
+            HistoryFeature(
+                name="town_mean_depth", entity="town", aggregate="mean", value="depth", scale=100
+            ),
             RowFeature(name="depth_by_members", sql="depth / members"),
         ),
         "knobs": Knobs(uncertain_low=0.2, uncertain_high=0.6, audit_share=0.1),
@@ -111,6 +117,16 @@ def test_batch_size_and_order_change_no_bit(policy: Policy, size: int) -> None:
     for start in range(0, len(shuffled), size):
         for row in decided(policy, shuffled[start : start + size]):
             assert row == whole[row["ticket_id"]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_batch_size_changes_no_bit_of_a_feature(policy: Policy, size: int) -> None:
+    batch, schema, plan = tickets(policy), Schema(WORKFLOW.fields), policy.features_plan
+    whole = plan.columns(*columns(batch, schema, plan.history.context_columns))[0]
+    for start in range(0, len(batch), size):
+        part = batch[start : start + size]
+        frame = plan.columns(*columns(part, schema, plan.history.context_columns))[0]
+        assert frame.equals(whole[start : start + size], null_equal=True)
 
 
 def test_the_sample_exercises_every_layer(policy: Policy) -> None:

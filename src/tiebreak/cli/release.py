@@ -88,7 +88,7 @@ def status(json: JsonOption = False) -> None:
         return [_status(workflow, release) for workflow, release in sorted(found.items())]
 
     rows = look(work)
-    columns = ("workflow", "state", "policy", "model", "author", "approver", "since")
+    columns = ("workflow", "state", "model", "author", "approver", "since")
     shown = [[_short(row[column]) for column in columns] for row in rows]
     Output(as_json=json).result({"releases": rows}, table("In production", columns, shown))
 
@@ -138,4 +138,4 @@ def _status(workflow: str, release: Release | records.ForgedRelease) -> dict[str
 def _short(value: object) -> str:
     text = "" if value is None else str(value)
     is_hash = len(text) == 64 and text.isalnum()
-    return text[:12] if is_hash else text[:19]
+    return text[:12] if is_hash else text[:16]

@@ -8,7 +8,8 @@ import orjson
 import polars as pl
 
 from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
-from tiebreak.core.history import HistoryPlan, ticket_scope
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.scopes import ticket_scope
 from tiebreak.core.workflow import HistoryFeature, RowFeature, Workflow
 
 NUMERIC = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})

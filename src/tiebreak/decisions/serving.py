@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.history import HistoryOverflow
 from tiebreak.core.stored import StoredTicket
+from tiebreak.core.totals import HistoryOverflow
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending, Settle

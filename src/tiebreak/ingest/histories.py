@@ -11,17 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tiebreak.core.history import (
-    EMPTY,
-    EntityLog,
-    Flags,
-    HistoryPlan,
-    Ints,
-    Probe,
-    Slot,
-    accumulate,
-    initial,
-)
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.readings import Probe
+from tiebreak.core.totals import EMPTY, EntityLog, Flags, Ints, Slot, accumulate, initial
 from tiebreak.core.workflow import EventKind
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.history import HistoryOverflow, HistoryPlan
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import ticket_schema
+from tiebreak.core.totals import HistoryOverflow
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput, Problem
 from tiebreak.ingest.files import Rejects, RowsRejected

@@ -13,7 +13,7 @@ import polars as pl
 
 from tiebreak.core.bands import Band
 from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
-from tiebreak.core.history import symbols_of
+from tiebreak.core.scopes import symbols_of
 from tiebreak.core.tickets import (
     Schema,
     Submission,

@@ -9,8 +9,9 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from tiebreak.core.history import Flags, HistoryPlan, Ints
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import Schema, outcome_schema
+from tiebreak.core.totals import Flags, Ints
 from tiebreak.core.workflow import EventKind, Workflow
 from tiebreak.ingest.histories import Entities, Happening, Log, contexts, new_rows
 from tiebreak.ingest.timeline import NewEvent, NewFeedback, NewTicket, Timeline

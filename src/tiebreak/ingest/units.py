@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tiebreak.core.history import HistoryPlan, Ints
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.totals import Ints
 from tiebreak.ingest.prepared import Prepared, microseconds
 from tiebreak.ingest.timeline import NewEvent, NewFeedback, NewTicket
 from tiebreak.settings import Keyring

@@ -15,8 +15,9 @@ import numpy as np
 import orjson
 import polars as pl
 
-from tiebreak.core.history import HistoryOverflow, HistoryPlan
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import Schema, Submission
+from tiebreak.core.totals import HistoryOverflow
 from tiebreak.core.workflow import EventKind
 from tiebreak.settings import Keyring
 from tiebreak.store import revisions, tables

@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tiebreak.core.history import HistoryPlan, Probe, initial
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.readings import Probe
+from tiebreak.core.totals import initial
 from tiebreak.errors import Conflict, IntegrityFailure
 from tiebreak.store.keyed import entity_key
 from tiebreak.store.unit import Connection

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tiebreak.core.history import EMPTY, HistoryOverflow, HistoryPlan, Probe, Slot, accumulate
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.readings import Probe
+from tiebreak.core.totals import EMPTY, HistoryOverflow, Slot, accumulate
 from tiebreak.core.workflow import EventKind
 from tiebreak.store.history import EntityKeys, Flags, Ints, Known, Tick
 from tiebreak.store.history_log import append, encode

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from tiebreak.core.history import HistoryOverflow, HistoryPlan
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import Schema
+from tiebreak.core.totals import HistoryOverflow
 from tiebreak.core.workflow import EventKind
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.settings import Keyring

@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from tiebreak.core.expressions import Type, compile_expression
-from tiebreak.core.history import event_scope
+from tiebreak.core.scopes import event_scope
 from tiebreak.core.tickets import outcome_schema
 from tiebreak.core.workflow import EventKind, Workflow
 from tiebreak.errors import InvalidInput

@@ -10,8 +10,9 @@ import polars as pl
 from tiebreak.core.bands import Band
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.expressions import Type
-from tiebreak.core.history import HistoryPlan, entity_key
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import Policy
+from tiebreak.core.scopes import entity_key
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.tickets import Schema
 from tiebreak.core.unfit import Unfit

@@ -10,7 +10,8 @@ from tiebreak.core.expressions import (
     Type,
     compile_expression,
 )
-from tiebreak.core.history import KEY_TYPES, HistoryPlan, event_scope, symbols_of, ticket_scope
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.scopes import KEY_TYPES, event_scope, symbols_of, ticket_scope
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import EventKind, Field, HistoryFeature, RowFeature
 from tiebreak.workflows.draft import Draft
