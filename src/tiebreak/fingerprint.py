@@ -19,7 +19,6 @@ ENGINE = (
     "polars",
     "polars-runtime-32",
     "pydantic-core",
-    "sqlglot",
 )
 _CORE = Path(__file__).parent / "core"
 _SIMD = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "neon", "asimd", "sve", "popcnt")

@@ -11,7 +11,8 @@ import pytest
 from tests.store_samples import NAME, PLAN, admit, decide, decision_row, record, ticket, told
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.history import HistoryOverflow, HistoryPlan
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.totals import HistoryOverflow
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted

@@ -16,7 +16,8 @@ from tests.databases import DatabaseUrls
 from tests.store_samples import WORKFLOW, admit, record, ticket, told
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.history import HistoryPlan, Slot
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.totals import Slot
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import Admitted
 from tiebreak.store.database import Database
