@@ -55,7 +55,7 @@ def verify_(json: JsonOption = False) -> None:
     if first is not None:
         raise TrailBroken(
             f"{report.broken:,} broken; the first: {told(first)}",
-            hint="Follow docs/runbooks on a broken audit trail.",
+            hint="Leave everything as it is, and find out who could write to the database.",
             broken=report.broken,
             findings=[_flat(finding) for finding in report.findings],
         )
