@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -124,6 +125,22 @@ def test_a_pid_file_that_names_another_process_is_not_believed(folder: Path) -> 
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_pid_file_that_names_a_zombie_is_not_believed(folder: Path) -> None:
+    server = start(folder)
+    postgres.stop(folder)
+    zombie = subprocess.Popen(["true"])
+    while Path(f"/proc/{zombie.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    try:
+        pid_file = Home.of(folder).path / "postgres" / "postmaster.pid"
+        pid_file.write_text(f"{zombie.pid}\n{pid_file.parent}\n1\n{server.port}\n\n\n\nready\n")
+        socket_lock = Home.of(folder).path / "sockets" / f".s.PGSQL.{server.port}.lock"
+        socket_lock.write_text(pid_file.read_text())
+        assert query(start(folder).url("postgres"), "SELECT 1") == 1
+    finally:
+        zombie.wait()
 
 
 def test_half_a_cluster_is_never_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

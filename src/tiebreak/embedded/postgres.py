@@ -94,15 +94,17 @@ def is_initialised(data_dir: Path) -> bool:
 def find(data_dir: Path) -> int | None:
     """The pid of the data folder's running server, or None.
 
-    A pid file whose process is another program is removed, as nothing else would remove it.
+    A pid file whose process is another program or a zombie is removed: a new server would take
+    it for a running one, and nothing else would remove it.
     """
     cluster = Home.of(data_dir).path / "postgres"
     lines = _pid_file(cluster)
     if lines and processes.works_in(int(lines[0]), cluster, "postgres"):
         return int(lines[0])
-    if lines and processes.is_alive(int(lines[0])):
+    if lines and processes.exists(int(lines[0])):
         _wait_orphans(cluster)
-        (cluster / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (cluster / "postmaster.pid", *cluster.parent.glob("sockets/.s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)
     return None
 
 

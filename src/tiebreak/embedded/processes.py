@@ -20,6 +20,11 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def exists(pid: int) -> bool:
+    """Whether the process is there at all, alive or a zombie that nobody has collected yet."""
+    return Path(f"/proc/{pid}").exists()
+
+
 def works_in(pid: int, folder: Path, program: str) -> bool:
     """Whether the live process `pid` is `program` with `folder` as its working directory.
 

@@ -95,7 +95,7 @@ async def admit(
     keys = keys_of(plan, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
-    moment = await tick(unit.conn, workflow, plan, at=as_of, is_admission=True)
+    moment = await tick(unit.conn, workflow, plan, at=as_of)
     stored = await revisions.find(unit.conn, workflow, submissions)
     numbered = revisions.number(submissions, content_keys, stored)
     fresh = await _fresh(unit, workflow, plan, schema, submissions, numbered, frame, keys, keyring)

@@ -64,7 +64,6 @@ async def tick(
     plan: HistoryPlan,
     *,
     at: datetime | None = None,
-    is_admission: bool = False,
 ) -> Tick:
     """Lock the workflow's history and take the next moment: now, or one microsecond later.
 
@@ -72,11 +71,10 @@ async def tick(
     Raises `HistoryNotReady` when the log keeps other slots than the plan's. The slots of a
     workflow without history are registered here.
     """
-    statement = _TICK_ADMISSION if is_admission else _TICK
-    row = await conn.fetchrow(statement, workflow, at)
+    row = await conn.fetchrow(_TICK, workflow, at)
     if row is None:
         await conn.execute(_OPEN_CLOCK, workflow, EPOCH)
-        row = await conn.fetchrow(statement, workflow, at)
+        row = await conn.fetchrow(_TICK, workflow, at)
     if at is not None and row["last_as_of"] != at:
         raise ClockBehind(
             hint="Older history is imported before live tickets, or into a new generation.",
@@ -235,10 +233,6 @@ _TICK = """
         WHERE s.workflow = c.workflow AND s.generation = c.history_generation
         ORDER BY s.entity, s.position) AS slots
 """
-
-# An admission need not wait for the disk: nothing is acknowledged before the decision's commit,
-# which does wait, and which flushes all of the log before it, this transaction's part included.
-_TICK_ADMISSION = _TICK + ", set_config('synchronous_commit', 'off', true)"
 
 _OPEN_CLOCK = """
     INSERT INTO workflow_clocks (workflow, last_as_of, decided_through) VALUES ($1, $2, $2)
