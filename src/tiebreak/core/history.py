@@ -7,24 +7,17 @@ up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from tiebreak.core.expressions import Expression, Symbol, Type, compile_expression
+from tiebreak.core.expressions import Symbol, Type, compile_expression
 from tiebreak.core.readings import Probe, feature_column, feature_type, readings_of
 from tiebreak.core.scopes import entity_key, event_scope
 from tiebreak.core.totals import EMPTY, Flags, HistoryOverflow, Ints, Slot
 from tiebreak.core.workflow import EventKind, Workflow
 
 KEY_SEPARATOR = "\x1f"
-
-
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    where: Expression | None
-    value: Expression | None
 
 
 class HistoryPlan:
@@ -42,14 +35,15 @@ class HistoryPlan:
                 by_entity[slot.entity].setdefault(slot.id, slot)
         self.slots = {name: tuple(slots.values()) for name, slots in by_entity.items() if slots}
         self._keys = {
-            entity.name: [key.value.cast(pl.String) for key in entity_key(workflow, entity)]
+            entity.name: pl.concat_str(
+                [key.value.cast(pl.String) for key in entity_key(workflow, entity)],
+                separator=KEY_SEPARATOR,
+            )
             for entity in workflow.entities
             if entity.name in self.slots
         }
         self.probes = self._probes()
-        self._measures = {
-            slot.id: self._measure(slot) for slots in self.slots.values() for slot in slots
-        }
+        self._measures = {kind: self._measured_by(kind) for kind in EventKind}
         positions = {slot.id: i for slots in self.slots.values() for i, slot in enumerate(slots)}
         cut = {
             column: (column, slot, positions[slot.id], reading.window_us)
@@ -64,23 +58,21 @@ class HistoryPlan:
         now = [Probe(entity, None) for entity in self.slots]
         return (*now, *(Probe(e, w) for e, w in sorted(windows, key=str)))
 
-    def _measure(self, slot: Slot) -> _Measure:
-        scope = event_scope(self.workflow, slot.on)
-        where = slot.where and compile_expression(
-            slot.where, scope, expect=frozenset({Type.BOOLEAN})
-        )
-        value = None
-        if slot.value not in ("1", "known_at"):
-            numeric = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-            value = compile_expression(slot.value, scope, expect=numeric)
-        return _Measure(where or None, value)
+    def _measured_by(self, on: EventKind) -> dict[str, pl.Expr]:
+        """What has to be evaluated of an event of this kind, for all slots at once."""
+        scope, found = event_scope(self.workflow, on), dict[str, pl.Expr]()
+        numeric = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
+        for slot in (slot for slots in self.slots.values() for slot in slots if slot.on is on):
+            if slot.where is not None:
+                condition = compile_expression(slot.where, scope, expect=frozenset({Type.BOOLEAN}))
+                found[_where(slot)] = condition.value
+            if slot.value not in ("1", "known_at"):
+                found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
+        return found
 
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
-        return {
-            name: _column(tickets, pl.concat_str(key, separator=KEY_SEPARATOR)).to_list()
-            for name, key in self._keys.items()
-        }
+        return {name: column.to_list() for name, column in _columns(tickets, self._keys).items()}
 
     def deltas(
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
@@ -91,33 +83,18 @@ class HistoryPlan:
         Returns (n, slots) an entity: the addend of a `sum` slot, the new value of a `last` slot
         or EMPTY where it keeps its value. Raises `HistoryOverflow`.
         """
-        return {
-            name: np.column_stack(
-                [self._delta(slot, on, events, known_at, is_first) for slot in slots]
-            ).astype(np.int64)
-            for name, slots in self.slots.items()
-        }
-
-    def _delta(
-        self, slot: Slot, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
-    ) -> Ints:
-        nothing = 0 if slot.how == "sum" else EMPTY
-        if slot.on is not on:
-            return np.full(events.height, nothing, dtype=np.int64)
-        measure = self._measures[slot.id]
-        applies = is_first if slot.counts == "first" else np.ones(events.height, dtype=np.bool_)
-        if measure.where is not None:
-            holds = _column(events, measure.where.value).fill_null(value=False)
-            applies = applies & holds.to_numpy()
-        if slot.value == "1":
-            value = np.ones(events.height, dtype=np.int64)
-        elif slot.value == "known_at":
-            value = known_at
-        else:
-            assert measure.value is not None
-            value, is_known = _fixed_point(_column(events, measure.value.value), slot.scale)
-            applies = applies & is_known
-        return np.where(applies, value, nothing)
+        measured = _columns(events, self._measures[on])
+        deltas: dict[str, Ints] = {}
+        for name, slots in self.slots.items():
+            deltas[name] = np.empty((events.height, len(slots)), dtype=np.int64)
+            for position, slot in enumerate(slots):
+                nothing = 0 if slot.how == "sum" else EMPTY
+                deltas[name][:, position] = nothing
+                if slot.on is on:
+                    value, applies = _measured(slot, measured, known_at)
+                    applies = applies & is_first if slot.counts == "first" else applies
+                    np.copyto(deltas[name][:, position], value, where=applies)
+        return deltas
 
     def context_values(
         self, totals: Mapping[Probe, tuple[Ints, Flags]]
@@ -158,10 +135,35 @@ class HistoryPlan:
         return {r.feature.name: Symbol(feature_type(r.feature)) for r in self.readings}
 
 
-def _column(frame: pl.DataFrame, expression: pl.Expr) -> pl.Series:
-    """The expression as a column as long as the frame, constants too."""
-    series = frame.select(expression.alias("value")).to_series()
-    return series if series.len() == frame.height else series.new_from_index(0, frame.height)
+def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
+    """The expressions as columns as long as the frame, constants too."""
+    found = frame.select(e.alias(name) for name, e in expressions.items()).get_columns()
+    height = frame.height
+    return {
+        s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found
+    }
+
+
+def _measured(slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints) -> tuple[Ints, Flags]:
+    """The value of each event for a slot, and whether the event counts there at all."""
+    where = measured.get(_where(slot))
+    applies = np.ones(known_at.shape, dtype=np.bool_)
+    if where is not None:
+        applies = where.fill_null(value=False).to_numpy()
+    if slot.value == "1":
+        return np.ones(known_at.shape, dtype=np.int64), applies
+    if slot.value == "known_at":
+        return known_at, applies
+    value, is_known = _fixed_point(measured[_value(slot)], slot.scale)
+    return value, applies & is_known
+
+
+def _where(slot: Slot) -> str:
+    return f"{slot.id} where"
+
+
+def _value(slot: Slot) -> str:
+    return f"{slot.id} value"
 
 
 def _nullable(value: Ints, is_known: Flags) -> pl.Series:

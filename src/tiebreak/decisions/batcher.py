@@ -11,7 +11,7 @@ from typing import Any
 from tiebreak.core.tickets import Submission
 from tiebreak.errors import Unavailable
 
-IN_FLIGHT = 3  # batches between admission and acknowledgement
+IN_FLIGHT = 2  # batches between admission and acknowledgement
 
 
 class Overloaded(Unavailable):

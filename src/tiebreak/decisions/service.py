@@ -150,8 +150,6 @@ class DecisionService:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         await asyncio.gather(*(batcher.drain() for batcher in self._batchers.values()))
-        if self._serving is not None:
-            self._serving.close()
         await self.db.close()
 
     def _get(self, workflow: str) -> Active:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 
+import polars as pl
 from sqlalchemy import Column, select
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.format import open_bundle
 from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.decide import decide
 from tiebreak.core.model import Model
 from tiebreak.core.policy import Policy, PolicyParts
+from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.errors import NotFound, Problem, TiebreakError
 from tiebreak.store import tables
@@ -110,6 +114,14 @@ class PolicyLibrary:
         return model, None
 
 
+def _warm(policy: Policy) -> None:
+    """Decide nothing once, so that the first ticket does not pay for lazy initialisation."""
+    nothing = ticket_schema(policy.workflow).frame([{}])
+    as_of = pl.Series("as_of", [datetime.now(UTC)], dtype=pl.Datetime("us", "UTC"))
+    ticket_hash = pl.Series("ticket_hash", [0], dtype=pl.Int64)
+    decide(nothing.with_columns(as_of, ticket_hash), pl.DataFrame(), policy)
+
+
 def _problem(parts: PolicyParts, error: TiebreakError) -> Problem:
     return Problem(
         where=f"workflows.{parts.workflow}.model",
@@ -135,7 +147,9 @@ def _build(
         )
 
     try:
-        return LoadedPolicy(build(model), problem)
+        policy = build(model)
+        _warm(policy)
+        return LoadedPolicy(policy, problem)
     except TiebreakError as error:
         if model is None:
             raise

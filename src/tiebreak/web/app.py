@@ -22,6 +22,7 @@ from tiebreak.web.edge import Edge
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
 from tiebreak.web.problems import Failure, RouteNotFound, WrongMethod, problem_response
+from tiebreak.web.shortcut import Shortcut
 from tiebreak.web.site import Site
 
 ROUTERS = (
@@ -68,7 +69,7 @@ def create_app(
             if site.queue is not None:
                 await site.queue.aclose()
 
-    return Edge(build_app(lifespan), metrics)
+    return Edge(Shortcut(build_app(lifespan)), metrics)
 
 
 def _queue(settings: Settings) -> Redis | None:
