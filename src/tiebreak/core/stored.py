@@ -47,9 +47,8 @@ def columns(
     hashes = pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64)
     frame = schema.frame([dict(t.values) for t in tickets]).with_columns(as_of, hashes)
     context = pl.DataFrame(
-        [
-            pl.Series(name, [t.context.get(name) for t in tickets], dtype=pl.Int64)
-            for name in context_columns
-        ]
+        [tuple(t.context.get(name) for name in context_columns) for t in tickets],
+        schema=dict.fromkeys(context_columns, pl.Int64),
+        orient="row",
     )
     return frame, context
