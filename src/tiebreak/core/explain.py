@@ -82,7 +82,7 @@ class Tables:
         """
         out = np.zeros((len(x), self.feature_count), dtype=np.float64)
         kernel = explain_rows if len(x) <= FEW_ROWS else explain_blocks
-        kernel(x, *self._arrays, out)
+        kernel(x, *self._arrays, out)  # pyright: ignore[reportCallIssue]
         return out
 
     def dump(self) -> bytes:

@@ -19,8 +19,8 @@ def explain_rows(
     node_features: NDArray[np.uint32],
     node_thresholds: NDArray[np.float32],
     node_defaults: NDArray[np.uint8],
-    node_starts: NDArray[np.uint64],
-    group_starts: NDArray[np.uint64],
+    node_starts: NDArray[np.uint64],  # noqa: ARG001 - both kernels take the same arrays
+    group_starts: NDArray[np.uint64],  # noqa: ARG001
     group_nodes: NDArray[np.uint32],
     slot_starts: NDArray[np.uint64],
     slot_features: NDArray[np.uint32],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime
 import orjson
 import polars as pl
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from tiebreak.core.explain import Tables
 from tiebreak.core.matrix import FeatureSpec, feature_matrix
 from tiebreak.core.workflow import Cuts
 from tiebreak.errors import IntegrityFailure
+
+ort: Any = onnxruntime  # it comes without types
 
 MANIFEST, ONNX, NATIVE = "manifest.json", "model.onnx", "model.ubj"
 TABLES, CALIBRATOR = "explanation.tables", "calibrator.json"
@@ -43,7 +45,7 @@ class Model:
     manifest: Mapping[str, Any]
     calibrator: Calibrator
     tables: Tables
-    session: ort.InferenceSession
+    session: Any  # onnxruntime.InferenceSession
 
     @classmethod
     def load(cls, parts: Mapping[str, bytes], digest: str) -> Model:
@@ -101,7 +103,7 @@ class Model:
             self.contributions(x)
 
 
-def open_session(onnx: bytes) -> ort.InferenceSession:
+def open_session(onnx: bytes) -> Any:
     """A session that runs on the caller's thread alone: more threads change the bits."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -72,7 +72,7 @@ class RulesPlan:
             band=band,
             hard_floor=self._bound(fired, "floor", NO_FLOOR, is_hard=True),
             hard_ceiling=self._bound(fired, "ceiling", NO_CEILING, is_hard=True),
-            escalates=(fired & self._escalates).any(axis=1),
+            escalates=np.asarray((fired & self._escalates).any(axis=1), dtype=np.bool_),
             errors=evaluation_errors(frame, self._failable),
         )
 
@@ -119,8 +119,9 @@ class RulesPlan:
         if not chosen:
             return np.full(fired.shape[0], nothing, dtype=np.int8)
         bands = np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
-        bounds = np.where(fired[:, chosen], bands, nothing)
-        return bounds.max(axis=1) if effect == "floor" else bounds.min(axis=1)
+        bounds: NDArray[np.int8] = np.where(fired[:, chosen], bands, nothing)
+        strictest = np.maximum if effect == "floor" else np.minimum
+        return np.asarray(strictest.reduce(bounds, axis=1), dtype=np.int8)
 
 
 def _band(rule: Rule) -> Band:

@@ -72,8 +72,9 @@ def average_precision(scores: Floats, truth: Floats, weights: Floats) -> float:
 def _by_distinct_score(scores: Floats, truth: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Weights of positives and of negatives at each distinct score, ascending."""
     distinct, place = np.unique(scores, return_inverse=True)
-    positives = np.bincount(place, weights=truth * weights, minlength=len(distinct))
-    negatives = np.bincount(place, weights=(1.0 - truth) * weights, minlength=len(distinct))
+    positives, negatives = np.zeros(len(distinct)), np.zeros(len(distinct))
+    np.add.at(positives, place, truth * weights)
+    np.add.at(negatives, place, (1.0 - truth) * weights)
     return positives, negatives
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 import xgboost as xgb
 from onnx import TensorProto, helper
-from onnxmltools import convert_xgboost
+from onnxmltools import convert_xgboost  # pyright: ignore[reportUnknownVariableType]
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from tiebreak.core.model import INPUT, OUTPUT
@@ -52,10 +52,10 @@ def to_onnx(booster: xgb.Booster) -> bytes:
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None, 1])],
     )
     model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
     return model.SerializeToString(deterministic=True)
 
 
 def _attributes(classifier: Any) -> dict[str, Any]:
     values = {item.name: helper.get_attribute_value(item) for item in classifier.attribute}
-    return {_RENAMED.get(name, name): v for name, v in values.items() if name not in _DROPPED}
+    return {str(_RENAMED.get(k, k)): v for k, v in values.items() if k not in _DROPPED}

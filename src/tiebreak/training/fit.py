@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
+from xgboost.callback import TrainingCallback
 from numpy.typing import NDArray
 
 Progress = Callable[[str, float], None]
@@ -82,7 +83,7 @@ def _settings(training: Rows, parameters: Parameters) -> dict[str, Any]:
     }
 
 
-class _Reporter(xgb.callback.TrainingCallback):
+class _Reporter(TrainingCallback):
     def __init__(self, rounds: int, progress: Progress) -> None:
         self._rounds = rounds
         self._progress = progress

@@ -49,7 +49,9 @@ def prove_parity(
     if not all(difference <= TOLERANCE for difference in differences.values()):
         raise ExportRefused(
             hint="Train with fewer rounds or a smaller learning rate, and report this.",
-            **differences,
+            margin=differences["margin"],
+            sum=differences["sum"],
+            contribution=differences["contribution"],
         )
     return {**differences, "rows": len(rows) + len(synthetic)}
 

@@ -118,19 +118,22 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
 
 def _check(part: Snapshot, name: str, least_rows: int, least_positives: int) -> None:
     rows, positives = part.frame.height, int(part.label.sum())
-    counts: dict[str, int | str] = {"part": name, "rows": rows, "positives": positives}
     if rows < least_rows:
         raise TooLittleData(
             f"The {name} part has {rows} rows; at least {least_rows} are needed.",
             hint="Import more labelled tickets, or move valid_from.",
-            **counts,
+            part=name,
+            rows=rows,
+            positives=positives,
         )
     if min(positives, rows - positives) < least_positives:
         raise TooLittleData(
             f"The {name} part has {positives} positive labels in {rows} rows; at least "
             f"{least_positives} of either class are needed.",
             hint="Import more outcomes, check the label's expression, or move valid_from.",
-            **counts,
+            part=name,
+            rows=rows,
+            positives=positives,
         )
 
 

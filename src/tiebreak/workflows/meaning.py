@@ -107,7 +107,8 @@ class _Meaning:
             whole = ("entities", entity.name)
             is_one = isinstance(self._draft.node(*whole), Scalar)
             parts = [whole] if is_one else [(*whole, i) for i in range(len(entity.key))]
-            if not all([self._compile(scope, KEY_TYPES, *part) for part in parts]):
+            compiled = [self._compile(scope, KEY_TYPES, *part) for part in parts]
+            if None in compiled:
                 spoiled = (f for f in self._workflow.features if isinstance(f, HistoryFeature))
                 self._draft.broken |= {f.name for f in spoiled if f.entity == entity.name}
 
