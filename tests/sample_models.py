@@ -44,7 +44,9 @@ def frame_of(rows: int, seed: int) -> pl.DataFrame:
     random = np.random.default_rng(seed)
 
     def holed(values: list[object]) -> list[object]:
-        return [None if hole else v for v, hole in zip(values, random.random(rows) < 0.05)]
+        return [
+            None if hole else v for v, hole in zip(values, random.random(rows) < 0.05, strict=True)
+        ]
 
     return pl.DataFrame(
         {

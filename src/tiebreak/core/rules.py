@@ -120,8 +120,7 @@ class RulesPlan:
             return np.full(fired.shape[0], nothing, dtype=np.int8)
         bands = np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
         bounds: NDArray[np.int8] = np.where(fired[:, chosen], bands, nothing)
-        strictest = np.maximum if effect == "floor" else np.minimum
-        return np.asarray(strictest.reduce(bounds, axis=1), dtype=np.int8)
+        return bounds.max(axis=1) if effect == "floor" else bounds.min(axis=1)
 
 
 def _band(rule: Rule) -> Band:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
-from xgboost.callback import TrainingCallback
 from numpy.typing import NDArray
+from xgboost.callback import TrainingCallback
 
 Progress = Callable[[str, float], None]
 DEEPEST = 8  # explanation tables double with each level
