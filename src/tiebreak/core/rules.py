@@ -117,7 +117,7 @@ class RulesPlan:
             if rule.effect == effect and (rule.hard or not is_hard)
         ]
         if not chosen:
-            return np.full(fired.shape[0], nothing, dtype=np.int8)
+            return np.repeat(nothing, len(fired))
         bands = np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
         bounds: NDArray[np.int8] = np.where(fired[:, chosen], bands, nothing)
         return bounds.max(axis=1) if effect == "floor" else bounds.min(axis=1)
