@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from tiebreak.bundles.artifacts import ArtifactStore
-from tiebreak.core.policy import PolicyParts
+from tiebreak.core.policy import Policy, PolicyParts
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.release.records import Release, current
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.store.history import NOT_READY_HINT, HistoryNotReady
 from tiebreak.workflows import versions
 
 SHOWN = ("workflow_version", "rules_version", "bundle_digest", "tiebreak_version")
@@ -68,7 +69,8 @@ async def propose(
 ) -> Proposal:
     """The policy of a workflow version (None: the newest) and a bundle (None: rules alone).
 
-    Raises `UnknownWorkflow`, and `ModelUnfit` when the bundle does not load or does not fit.
+    Raises `UnknownWorkflow`, `ModelUnfit` when the bundle does not load or does not fit, and
+    `HistoryNotReady` when the history log keeps other totals than the version reads.
     """
     stored = (
         await versions.latest(db, workflow)
@@ -82,9 +84,10 @@ async def propose(
         bundle_digest=digest,
         history_generation=await _generation(db, workflow),
     )
-    problem = (await library.build(parts)).problem
-    if problem is not None:
-        raise ModelUnfit(problem.message, hint=problem.hint, workflow=workflow)
+    loaded = await library.build(parts)
+    if loaded.problem is not None:
+        raise ModelUnfit(loaded.problem.message, hint=loaded.problem.hint, workflow=workflow)
+    await _check_history(db, loaded.policy, parts.history_generation)
     now = (await current(db, keyring)).get(workflow)
     before = now if isinstance(now, Release) else None
     old = None if before is None else await library.parts(before.policy_hash)
@@ -107,6 +110,16 @@ def find_digest(artifacts: ArtifactStore, start: str) -> str:
     if len(found) > 1:
         raise AmbiguousDigest(hint="Give more digits of it.", digests=found)
     return found[0]
+
+
+async def _check_history(db: Database, policy: Policy, generation: int) -> None:
+    name, slots = policy.workflow.name, tables.history_slots
+    query = select(slots.c.slot).where(slots.c.workflow == name, slots.c.generation == generation)
+    async with db.read() as conn:
+        kept = set((await conn.execute(query)).scalars())
+    needed = policy.features_plan.history.slots.values()
+    if kept and kept != {slot.id for slots_of_entity in needed for slot in slots_of_entity}:
+        raise HistoryNotReady(hint=NOT_READY_HINT, workflow=name)
 
 
 async def _generation(db: Database, workflow: str) -> int:

@@ -37,6 +37,12 @@ class ClockBehind(Conflict):
     code = "clock_behind"
 
 
+NOT_READY_HINT = (
+    "Its history features differ from those that history was collected for; "
+    "take a version with the same ones, or import into a new database."
+)
+
+
 class HistoryNotReady(Conflict):
     """The history log does not keep the totals that this version of the workflow reads."""
 
@@ -98,7 +104,7 @@ async def _register(
     order = _order(plan, tuple(await conn.fetchval(_SLOTS, workflow, generation)))
     if order is None:
         raise HistoryNotReady(
-            hint="Build a new generation of the history for this version first.",
+            hint=NOT_READY_HINT,
             workflow=workflow,
         )
     return order

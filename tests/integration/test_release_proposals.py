@@ -1,0 +1,97 @@
+"""What may be proposed for production, and what is refused before it can do harm."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.functional.serving import REPAIRS, RULES, TICKET
+
+from tiebreak.access.persons import ensure_person
+from tiebreak.audit.lanes import Lane
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.tickets import submission, ticket_schema
+from tiebreak.core.workflow import Entity, HistoryFeature
+from tiebreak.errors import NotAllowed
+from tiebreak.release import records
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.release.proposals import ModelUnfit, propose
+from tiebreak.settings import Keyring
+from tiebreak.store.admission import admit
+from tiebreak.store.database import Database
+from tiebreak.store.history import HistoryNotReady
+from tiebreak.workflows import versions
+
+
+def counting(days: int) -> dict:
+    kinds = HistoryFeature(name="recent", entity="kind", aggregate="count", where=f"cost > {days}")
+    return {"entities": (Entity(name="kind", key=("kind",)),), "features": (kinds,)}
+
+
+@pytest.fixture
+def library(db: Database, keyring: Keyring, tmp_path: Path) -> PolicyLibrary:
+    keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
+    return PolicyLibrary(db, ArtifactStore(tmp_path), keys)
+
+
+async def test_other_history_features_are_refused_once_there_is_history(
+    db: Database, keyring: Keyring, library: PolicyLibrary
+) -> None:
+    lane = await Lane.open(db, "tests", keyring)
+    first, second = (REPAIRS.model_copy(update=counting(days)) for days in (7, 30))
+    await versions.load(lane, first, RULES, author="ann", reason="first")
+    await propose(db, library, keyring, "repairs", ordinal=None, digest=None)
+    schema = ticket_schema(first)
+    values = schema.read(TICKET)
+    async with lane.unit() as unit:
+        await admit(
+            unit,
+            "repairs",
+            HistoryPlan(first),
+            schema,
+            [submission(schema, "t1", None, values)],
+            actors=["ann"],
+            received_at=[datetime.now(UTC)],
+            keyring=keyring,
+        )
+    await versions.load(lane, second, RULES, author="ann", reason="second")
+    assert (await propose(db, library, keyring, "repairs", ordinal=1, digest=None)).ordinal == 1
+    with pytest.raises(HistoryNotReady):
+        await propose(db, library, keyring, "repairs", ordinal=2, digest=None)
+
+
+async def test_a_model_that_is_not_there_is_refused(
+    db: Database, keyring: Keyring, library: PolicyLibrary
+) -> None:
+    lane = await Lane.open(db, "tests", keyring)
+    await versions.load(lane, REPAIRS, RULES, author="ann", reason="first")
+    with pytest.raises(ModelUnfit):
+        await propose(db, library, keyring, "repairs", ordinal=None, digest="0" * 64)
+
+
+async def test_author_and_approver_are_two_persons_for_the_database_too(
+    db: Database, keyring: Keyring, library: PolicyLibrary
+) -> None:
+    lane = await Lane.open(db, "tests", keyring)
+    async with lane.unit() as unit:
+        for person in ("ann", "bob"):
+            await ensure_person(unit, person, actor="tests")
+    await versions.load(lane, REPAIRS, RULES, author="ann", reason="first")
+    parts = (await propose(db, library, keyring, "repairs", ordinal=None, digest=None)).parts
+    with pytest.raises(NotAllowed):
+        await records.install(lane, keyring, parts, author="ann", approver="ann", reason="x")
+    release = await records.install(lane, keyring, parts, author="ann", approver="bob", reason="x")
+    async with db.connection() as conn:
+        with pytest.raises(Exception, match="four_eyes"):
+            await conn.execute(
+                """
+                INSERT INTO release_records
+                SELECT workflow, 2, policy_hash, bundle_digest, author, author, reason,
+                       created_at, mac, salt, lane, seal_seq, seal_position
+                FROM release_records
+                """
+            )
+    assert (await records.current(db, keyring))["repairs"] == release
