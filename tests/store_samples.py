@@ -8,6 +8,7 @@ from typing import Any
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import Submission, outcome_schema, submission, ticket_schema
 from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, HistoryFeature, Workflow
 from tiebreak.settings import Keyring
@@ -108,9 +109,10 @@ async def record(
         )
 
 
-def decision_row(row: dict[str, Any], ordinal: int = 1, **more: Any) -> dict[str, Any]:
+def decision_row(ticket: StoredTicket, ordinal: int = 1, **more: Any) -> dict[str, Any]:
     """A decision on an admitted ticket."""
-    key = {name: row[name] for name in ("as_of", "workflow", "ticket_id", "revision")}
+    names = ("as_of", "workflow", "ticket_id", "revision")
+    key: dict[str, Any] = {name: getattr(ticket, name) for name in names}
     return {
         **key,
         "decision_id": decision_id(**key, ordinal=ordinal),
@@ -138,7 +140,7 @@ def decision_row(row: dict[str, Any], ordinal: int = 1, **more: Any) -> dict[str
     }
 
 
-async def decide(lane: Lane, *rows: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+async def decide(lane: Lane, *tickets: StoredTicket, **more: Any) -> list[dict[str, Any]]:
     """Commit a decision on each admitted ticket."""
     async with lane.unit() as unit:
-        return await commit.commit(unit, [decision_row(row, **more) for row in rows])
+        return await commit.commit(unit, [decision_row(ticket, **more) for ticket in tickets])

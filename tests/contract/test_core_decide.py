@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from tests import sample_models
 
+from tiebreak.core.decide import decide_stored
 from tiebreak.core.model import Model
 from tiebreak.core.policy import ModelMismatch, Policy
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
 from tiebreak.core.workflow import Entity, HistoryFeature, Knobs, RowFeature, Rule, RuleSet
-from tiebreak.decisions.rows import Row, decide_stored, decision_rows
+from tiebreak.decisions.rows import Row, decision_rows
 from tiebreak.training.train import train
 
 WORKFLOW = sample_models.WORKFLOW.model_copy(

@@ -25,7 +25,7 @@ async def test_each_unit_is_one_seal_over_all_it_added(db: Database, keyring: Ke
     for size in (2, 1):
         async with lane.unit() as unit:
             for _ in range(size):
-                await unit.add(system_audit, [entry("ann", "a.done", "x", {"n": 1})])
+                unit.add(system_audit, [entry("ann", "a.done", "x", {"n": 1})])
     first, second = await seals_of(db, lane)
     assert (first["seq"], len(first["leaves"])) == (1, 64)
     assert (second["seq"], len(second["leaves"])) == (2, 32)
@@ -51,14 +51,14 @@ async def test_an_error_leaves_no_trace_and_the_chain_goes_on(
 
     async def fail() -> None:
         async with lane.unit() as unit:
-            await unit.add(system_audit, [entry("ann", "a.done", "x")])
+            unit.add(system_audit, [entry("ann", "a.done", "x")])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await fail()
     assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 0
     async with lane.unit() as unit:
-        await unit.add(system_audit, [entry("ann", "a.done", "x")])
+        unit.add(system_audit, [entry("ann", "a.done", "x")])
     assert lane.id == before
     assert [row["seq"] for row in await seals_of(db, lane)] == [1]
 
@@ -76,23 +76,21 @@ async def test_units_of_one_lane_follow_each_other(db: Database, keyring: Keyrin
     async def add() -> None:
         async with lane.unit() as unit:
             await asyncio.sleep(0)
-            await unit.add(system_audit, [entry("ann", "a.done", "x")])
+            unit.add(system_audit, [entry("ann", "a.done", "x")])
 
     await asyncio.gather(*(add() for _ in range(8)))
     assert [row["seq"] for row in await seals_of(db, lane)] == list(range(1, 9))
 
 
-async def test_a_doubtful_commit_starts_a_new_chain(
+async def test_a_lost_connection_before_the_commit_leaves_the_chain(
     db: Database, keyring: Keyring, database_urls: DatabaseUrls
 ) -> None:
     lane = await Lane.open(db, "test", keyring)
-    async with lane.unit() as unit:
-        await unit.add(system_audit, [entry("ann", "a.done", "x")])
     before = lane.id
 
     async def lose_the_server() -> None:
         async with lane.unit() as unit:
-            await unit.add(system_audit, [entry("ann", "a.done", "y")])
+            unit.add(system_audit, [entry("ann", "a.done", "y")])
             pid = await unit.conn.fetchval("SELECT pg_backend_pid()")
             admin = await asyncpg.connect(database_urls.admin)
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
@@ -100,7 +98,58 @@ async def test_a_doubtful_commit_starts_a_new_chain(
 
     with pytest.raises(DatabaseUnavailable):
         await lose_the_server()
-    assert lane.id != before
     async with lane.unit() as unit:
-        await unit.add(system_audit, [entry("ann", "a.done", "z")])
+        unit.add(system_audit, [entry("ann", "a.done", "z")])
+    assert lane.id == before
     assert [row["seq"] for row in await seals_of(db, lane)] == [1]
+
+
+@pytest.mark.parametrize("way", ["unit", "append"])
+async def test_a_doubtful_commit_starts_a_new_chain(
+    db: Database, keyring: Keyring, database_urls: DatabaseUrls, way: str
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+
+    async def add(action: str) -> None:
+        rows = [entry("ann", action, "x")]
+        if way == "append":
+            assert await lane.append({system_audit: rows})
+            return
+        async with lane.unit() as unit:
+            unit.add(system_audit, rows)
+
+    await add("a.done")
+    before = lane.id
+    admin = await asyncpg.connect(database_urls.admin)
+    await admin.execute(_DIE_AT_COMMIT)
+    with pytest.raises(DatabaseUnavailable):
+        await add("die")
+    await admin.execute("DROP TRIGGER die ON system_audit; DROP FUNCTION die()")
+    await admin.close()
+    assert lane.id != before
+    await add("a.done")
+    assert [row["seq"] for row in await seals_of(db, lane)] == [1]
+
+
+async def test_appending_what_stands_there_already_writes_nothing(
+    db: Database, keyring: Keyring
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    before, row = lane.id, entry("ann", "a.done", "x")
+    assert await lane.append({system_audit: [row]})
+    assert not await lane.append({system_audit: [entry("ann", "a.done", "y"), row]})
+    assert await lane.append({system_audit: [entry("ann", "a.done", "z")]})
+    assert lane.id == before
+    assert [seal["seq"] for seal in await seals_of(db, lane)] == [1, 2]
+    assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 2
+
+
+_DIE_AT_COMMIT = """
+    CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_terminate_backend(pg_backend_pid());
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER die AFTER INSERT ON system_audit DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.action = 'die') EXECUTE FUNCTION die();
+"""

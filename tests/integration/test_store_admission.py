@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
-import orjson
 import pytest
-from tests.store_samples import NAME, PLAN, admit, decide, decision_row, record, ticket, told
+from tests.store_samples import (
+    NAME,
+    PLAN,
+    TICKETS,
+    admit,
+    decide,
+    decision_row,
+    record,
+    ticket,
+    told,
+)
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
+from tiebreak.core.stored import StoredTicket
 from tiebreak.core.totals import HistoryOverflow
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
@@ -30,7 +41,7 @@ async def lane(db: Database, keyring: Keyring) -> Lane:
 
 def context(admission: Admission, row: int = 0) -> dict[str, int]:
     """The context by a readable part of each column: `digger.arrived.sum.first…@all`."""
-    return orjson.loads(admission.tickets[row]["context"])
+    return dict(admission.tickets[row].context)
 
 
 def column(feature: str, part: int = 0) -> str:
@@ -68,7 +79,7 @@ async def test_revisions(lane: Lane, keyring: Keyring) -> None:
     assert (await admit(lane, keyring, a)).results == [Existing(1, first.as_of)]
     second = await admit(lane, keyring, b, a, a, b)
     assert [r.revision for r in second.results] == [2, 3, 3, 4]
-    assert [row["revision"] for row in second.tickets] == [2, 3, 4]
+    assert [each.revision for each in second.tickets] == [2, 3, 4]
     same, other, gap = (
         ticket("T", 3, depth=1),
         ticket("T", 3, depth=9),
@@ -231,7 +242,9 @@ async def test_reading(lane: Lane, keyring: Keyring, db: Database) -> None:
     assert await reading.decision(db, row["decision_id"]) == row
     assert await reading.first_decision(db, NAME, "A", 1) == row
     assert await reading.first_decision(db, NAME, "A", 2) is None
-    assert await reading.ticket(db, NAME, "A", 1) == batch.tickets[0]
+    kept = await reading.ticket(db, NAME, "A", 1)
+    assert kept is not None
+    assert StoredTicket.from_row(kept, TICKETS) == batch.tickets[0]
     assert await reading.ticket(db, NAME, "nobody", 1) is None
     history = await reading.history(db, NAME, "A")
     assert history is not None
@@ -268,10 +281,15 @@ async def test_pairs_for_replay(lane: Lane, keyring: Keyring, db: Database) -> N
     found = [pair async for pairs in reading.pairs(db, NAME, batch=16) for pair in pairs]
     assert len(found) == 50
     assert all(d["ticket_id"] == t["ticket_id"] for d, t in found)
-    assert {t["ticket_id"]: t for _, t in found} == {t["ticket_id"]: t for t in batch.tickets}
+    again = [StoredTicket.from_row(row, TICKETS) for _, row in found]
+    assert sorted(again, key=attrgetter("ticket_id")) == sorted(
+        batch.tickets, key=attrgetter("ticket_id")
+    )
     some = [pair async for pairs in reading.pairs(db, NAME, sample=10) for pair in pairs]
     assert 0 < len(some) < 30
     assert some == [p async for pairs in reading.pairs(db, NAME, sample=10) for p in pairs]
+    everything = [p async for pairs in reading.pairs(db, NAME, sample=1_000) for p in pairs]
+    assert len(everything) == 50
 
 
 async def test_undecided_tickets_are_found_until_they_are_decided(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.databases import DatabaseUrls
@@ -152,7 +151,7 @@ async def arrive(
         if isinstance(result, Admitted):
             fresh.setdefault(result.index, i)
     for index, i in fresh.items():
-        context = orjson.loads(admission.tickets[index]["context"])
+        context = dict(admission.tickets[index].context)
         assert context == world.context(given_values[i], as_of)
         check(world.plan, context)
     for i in fresh.values():
@@ -222,7 +221,7 @@ def test_time_only_grows_however_many_admit_at_once(
                 admission = await admit(lane, keyring, *members, plan=plan)
                 assert admission.as_of > last
                 last = admission.as_of
-                seen = [orjson.loads(row["context"]) for row in admission.tickets]
+                seen = [each.context for each in admission.tickets]
                 batches.append((last, [context[column] for context in seen]))
 
         column = next(r for r in plan.readings if r.feature.name == "digs").columns[0]

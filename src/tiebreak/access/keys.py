@@ -106,7 +106,7 @@ async def create_key(
             "roles": [str(name) for name in names],
             "expires_at": expires_at.isoformat() if expires_at else None,
         }
-        await unit.add(system_audit, [entry(actor, "key.created", token.key_id, detail)])
+        unit.add(system_audit, [entry(actor, "key.created", token.key_id, detail)])
     return token
 
 
@@ -142,7 +142,7 @@ async def revoke_key(lane: Lane, db: Database, key_id: str, *, actor: str, reaso
         if revoked is None:
             return False
         detail = {"person": key.person, "reason": reason}
-        await unit.add(system_audit, [entry(actor, "key.revoked", key_id, detail)])
+        unit.add(system_audit, [entry(actor, "key.revoked", key_id, detail)])
     return True
 
 

@@ -34,5 +34,5 @@ async def ensure_person(unit: Unit, person: str, *, actor: str) -> bool:
     )
     if added is None:
         return False
-    await unit.add(system_audit, [entry(actor, "person.created", person, {})])
+    unit.add(system_audit, [entry(actor, "person.created", person, {})])
     return True

@@ -8,40 +8,45 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cache
 from typing import cast
 
+from asyncpg import UniqueViolationError
 from sqlalchemy import Table
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.seals import NO_HEAD, SALT_BYTES, Seal, leaf, place, remainder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
-from tiebreak.store.tables import system_audit
+from tiebreak.store.tables import audit_lanes, audit_seals, system_audit
 from tiebreak.store.unit import Connection
+from tiebreak.store.writes import Writes, write
 
 
 class SealedUnit:
-    """One transaction of a lane; every row given to `add` is covered by its one seal."""
+    """One transaction of a lane; every sealed row it adds is covered by its one seal."""
 
     def __init__(self, conn: Connection, lane: uuid.UUID, seq: int) -> None:
         self.conn = conn
         self._lane = lane
         self._seq = seq
         self._leaves: list[bytes] = []
+        self._writes: dict[Table, list[Mapping[str, object]]] = {}
 
     @property
     def leaves(self) -> bytes:
         """The leaves of all rows added so far, in order."""
         return b"".join(self._leaves)
 
-    async def add(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-        """COPY rows into a sealed table and commit to them in this unit's seal."""
+    def add(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+        """Rows to be written when the unit ends; those of a sealed table get their leaves now."""
+        writes = self._writes.setdefault(table, [])
+        if "seal_position" not in table.columns:
+            writes += rows
+            return
         salts = os.urandom(SALT_BYTES * len(rows))
-        sealed: list[Mapping[str, object]] = []
         for i, row in enumerate(rows):
             salt = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES]
-            sealed.append(
+            writes.append(
                 {
                     **row,
                     "salt": salt,
@@ -51,24 +56,17 @@ class SealedUnit:
                 }
             )
             self._leaves.append(leaf(table, row, salt))
-        await self.copy(table, sealed)
 
-    async def copy(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-        """COPY rows into a table that is not sealed; columns a row lacks become null."""
-        if not rows:
-            return
-        columns = _names(table)
-        await self.conn.copy_records_to_table(
-            table.name,
-            records=[tuple(map(row.get, columns)) for row in rows],
-            columns=columns,
-        )
+    async def flush(self) -> None:
+        """Write what was added, for statements of this unit that shall see it."""
+        writes, self._writes = self._writes, {}
+        await write(self.conn, writes)
 
-    async def note(
+    def note(
         self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
     ) -> None:
         """Add an entry to `system_audit`; `detail` never holds personal data."""
-        await self.add(system_audit, [entry(actor, action, subject, detail)])
+        self.add(system_audit, [entry(actor, action, subject, detail)])
 
     def tombstone(self, table: Table, row: Mapping[str, object]) -> bytes:
         """What a tombstone says of a stored record: its leaf's place, and a hash of what is left.
@@ -114,48 +112,71 @@ class Lane:
 
         `begin` may set the transaction up further (`BEGIN; SET LOCAL …`) in the same round trip.
         """
-        async with self._turn, self._db.connection() as pooled:
-            conn = cast(Connection, pooled)
-            await conn.execute(begin)
-            unit = SealedUnit(conn, self._lane, self._seq + 1)
+        async with self._taken() as unit:
+            await unit.conn.execute(begin)
             try:
                 yield unit
+                head = self._seal(unit)
+                await unit.flush()
             except BaseException:
-                await conn.execute("ROLLBACK")
+                await unit.conn.execute("ROLLBACK")
                 raise
-            await self._finish(unit)
+            try:
+                await unit.conn.execute("COMMIT")
+            except BaseException:
+                self._start_chain()
+                raise
+            self._advance(head)
 
-    async def _finish(self, unit: SealedUnit) -> None:
+    async def append(self, writes: Writes) -> bool:
+        """Add rows and their seal in one statement that is its own transaction.
+
+        Only for a few rows (`store.writes`). False when a row with such a key stands there
+        already; then nothing was written.
+        """
+        async with self._taken() as unit:
+            for table, rows in writes.items():
+                unit.add(table, rows)
+            head = self._seal(unit)
+            try:
+                await unit.flush()
+            except UniqueViolationError:
+                return False
+            except BaseException:
+                self._start_chain()
+                raise
+            self._advance(head)
+            return True
+
+    @asynccontextmanager
+    async def _taken(self) -> AsyncGenerator[SealedUnit]:
+        async with self._turn, self._db.connection() as pooled:
+            yield SealedUnit(cast(Connection, pooled), self._lane, self._seq + 1)
+
+    def _seal(self, unit: SealedUnit) -> bytes | None:
+        """Add the seal over the unit's leaves, in its lane; its head, None without leaves."""
         leaves = unit.leaves
         if not leaves:
-            await unit.conn.execute("COMMIT")
-            return
+            return None
         seal = Seal(self._lane, self._seq + 1, datetime.now(UTC), leaves, self._key_id)
         head = seal.head(self._head, self._key)
-        try:
-            if seal.seq == 1:
-                await unit.conn.execute(_OPEN_LANE, seal.lane, self._writer, seal.sealed_at)
-            await unit.conn.execute(
-                _INSERT_SEAL, seal.lane, seal.seq, seal.sealed_at, leaves, head, seal.key_id
-            )
-            await unit.conn.execute("COMMIT")
-        except BaseException:
-            self._start_chain()
-            raise
-        self._seq, self._head = seal.seq, head
+        if seal.seq == 1:
+            lane = {"lane": seal.lane, "writer": self._writer, "opened_at": seal.sealed_at}
+            unit.add(audit_lanes, [lane])
+        row = {
+            "lane": seal.lane,
+            "seq": seal.seq,
+            "sealed_at": seal.sealed_at,
+            "leaves": leaves,
+            "head": head,
+            "key_id": seal.key_id,
+        }
+        unit.add(audit_seals, [row])
+        return head
+
+    def _advance(self, head: bytes | None) -> None:
+        if head is not None:
+            self._seq, self._head = self._seq + 1, head
 
     def _start_chain(self) -> None:
         self._lane, self._seq, self._head = uuid.uuid4(), 0, NO_HEAD
-
-
-@cache
-def _names(table: Table) -> tuple[str, ...]:
-    return tuple(str(column.name) for column in table.columns)
-
-
-_OPEN_LANE = "INSERT INTO audit_lanes (lane, writer, opened_at) VALUES ($1, $2, $3)"
-
-_INSERT_SEAL = """
-    INSERT INTO audit_seals (lane, seq, sealed_at, leaves, head, key_id)
-    VALUES ($1, $2, $3, $4, $5, $6)
-"""

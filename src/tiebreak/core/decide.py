@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from tiebreak.core.arbitrate import Arbitration, ModelVerdict, arbitrate
 from tiebreak.core.features import RowError
 from tiebreak.core.policy import ModelStatus, Policy
 from tiebreak.core.rules import RulesVerdict, cut
+from tiebreak.core.stored import StoredTicket, columns
+from tiebreak.core.tickets import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,11 @@ def decide(tickets: pl.DataFrame, context: pl.DataFrame, policy: Policy) -> Deci
         arbitration=arbitration,
         row_errors=feature_errors + rules.errors,
     )
+
+
+def decide_stored(tickets: Sequence[StoredTicket], schema: Schema, policy: Policy) -> Decisions:
+    """Decide stored tickets, whose columns are made first."""
+    return decide(*columns(tickets, schema, policy.features_plan.history.context_columns), policy)
 
 
 def _score(frame: pl.DataFrame, policy: Policy) -> ModelVerdict | None:

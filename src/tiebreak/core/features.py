@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
@@ -24,18 +25,13 @@ class RowError:
     codes: pl.Series  # String, null where all is well
 
 
-def evaluation_errors(frame: pl.DataFrame, failable: list[tuple[str, pl.Expr]]) -> list[RowError]:
-    """The errors of these expressions over the frame; empty when no row has one."""
-    if not failable:
-        return []
-    codes = frame.select(error.alias(str(i)) for i, (_, error) in enumerate(failable))
-    found: list[RowError] = []
-    for (where, _), series in zip(failable, codes.get_columns(), strict=True):
-        if series.null_count() == series.len():
-            continue
-        rows = series if series.len() == frame.height else series.new_from_index(0, frame.height)
-        found.append(RowError(where, rows))
-    return found
+def row_errors(codes: Iterable[pl.Series], height: int) -> list[RowError]:
+    """The errors in columns of codes, named by where they stand; none of those without any."""
+    return [
+        RowError(each.name, each if each.len() == height else each.new_from_index(0, height))
+        for each in codes
+        if each.null_count() < each.len()
+    ]
 
 
 class FeaturePlan:
@@ -51,7 +47,7 @@ class FeaturePlan:
         base = ticket_scope(workflow)
         symbols = {**base.symbols, **self.history.feature_symbols()}
         self._stages: list[list[pl.Expr]] = [self.history.feature_columns()]
-        self._failable: list[tuple[str, pl.Expr]] = []
+        self._failable: list[str] = []
         stage_of = dict.fromkeys(self.history.feature_symbols(), 0)
         for feature in workflow.features:
             if isinstance(feature, HistoryFeature):
@@ -63,7 +59,9 @@ class FeaturePlan:
                 self._stages.append([])
             self._stages[stage].append(row.value.alias(feature.name))
             if row.error is not None:
-                self._failable.append((f"features.{feature.name}", row.error))
+                where = f"features.{feature.name}"
+                self._stages[stage].append(row.error.alias(where))
+                self._failable.append(where)
             symbols[feature.name] = Symbol(row.type)
         self.scope = Scope(symbols, workflow.calendar)
 
@@ -84,7 +82,8 @@ class FeaturePlan:
         for stage in self._stages:
             if stage:
                 frame = frame.with_columns(stage)
-        return frame, evaluation_errors(frame, self._failable)
+        errors = [frame.drop_in_place(where) for where in self._failable]
+        return frame, row_errors(errors, frame.height)
 
     def definitions(self) -> dict[str, str]:
         """What each feature means, as canonical JSON: equal text, equal values."""

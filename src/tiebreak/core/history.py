@@ -65,7 +65,7 @@ class HistoryPlan:
         for slot in (slot for slots in self.slots.values() for slot in slots if slot.on is on):
             if slot.where is not None:
                 condition = compile_expression(slot.where, scope, expect=frozenset({Type.BOOLEAN}))
-                found[_where(slot)] = condition.value
+                found[_where(slot)] = condition.value.fill_null(value=False)
             if slot.value not in ("1", "known_at"):
                 found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
         return found
@@ -120,11 +120,7 @@ class HistoryPlan:
 
         `totals` as in `context_values`; `as_of` is int64 microseconds of shape (n,).
         """
-        columns = {
-            name: _nullable(value, is_known)
-            for name, (value, is_known) in self.context_values(totals).items()
-        }
-        return pl.DataFrame(columns) if columns else pl.DataFrame({"_": as_of}).select()
+        return context_frame(self.context_values(totals), len(as_of))
 
     def feature_columns(self) -> list[pl.Expr]:
         """Every history feature as an expression over context columns and `as_of`."""
@@ -133,6 +129,12 @@ class HistoryPlan:
     def feature_symbols(self) -> dict[str, Symbol]:
         """Every history feature as a symbol for rules."""
         return {r.feature.name: Symbol(feature_type(r.feature)) for r in self.readings}
+
+
+def context_frame(values: Mapping[str, tuple[Ints, Flags]], height: int) -> pl.DataFrame:
+    """Context values as Int64 columns, null where they are not known."""
+    columns = {name: _nullable(value, is_known) for name, (value, is_known) in values.items()}
+    return pl.DataFrame(columns) if columns else pl.DataFrame(height=height)
 
 
 def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
@@ -149,13 +151,19 @@ def _measured(slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints) -> 
     where = measured.get(_where(slot))
     applies = np.ones(known_at.shape, dtype=np.bool_)
     if where is not None:
-        applies = where.fill_null(value=False).to_numpy()
+        applies = where.to_numpy()
     if slot.value == "1":
         return np.ones(known_at.shape, dtype=np.int64), applies
     if slot.value == "known_at":
         return known_at, applies
     value, is_known = _fixed_point(measured[_value(slot)], slot.scale)
     return value, applies & is_known
+
+
+def _is_known(value: pl.Series) -> Flags:
+    if not value.null_count():  # asking each row is a query
+        return np.ones(len(value), dtype=np.bool_)
+    return value.is_not_null().to_numpy()
 
 
 def _where(slot: Slot) -> str:
@@ -175,7 +183,7 @@ def _nullable(value: Ints, is_known: Flags) -> pl.Series:
 
 def _fixed_point(value: pl.Series, scale: int) -> tuple[Ints, Flags]:
     """Value x scale as int64, halves to even, and where it is known; HistoryOverflow."""
-    is_known = value.is_not_null().to_numpy()
+    is_known = _is_known(value)
     if value.dtype == pl.Boolean:
         value = value.cast(pl.Int64)
     if value.dtype == pl.Int64:

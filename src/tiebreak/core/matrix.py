@@ -55,15 +55,15 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
     if absent:
         raise FeatureColumnMissing(features=absent)
     out = np.empty((frame.height, len(features)), dtype=np.float32)
+    numbers = [place for place, spec in enumerate(features) if spec.kind == "number"]
+    if numbers:
+        columns = [pl.col(features[place].name).cast(pl.Float64) for place in numbers]
+        values = frame.select(columns).to_numpy()
+        out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
     for place, spec in enumerate(features):
-        column = frame.get_column(spec.name)
-        out[:, place] = _codes(spec, column) if spec.kind == "category" else _numbers(column)
+        if spec.kind == "category":
+            out[:, place] = _codes(spec, frame.get_column(spec.name))
     return out
-
-
-def _numbers(column: pl.Series) -> NDArray[np.float64]:
-    values = column.cast(pl.Float64).to_numpy()
-    return np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
 
 
 def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:

@@ -87,7 +87,7 @@ class Policy:
         plan = RulesPlan(rules, features.scope, workflow.knobs.points)
         return cls(parts, workflow, rules, model, features, plan)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The content address that stands on every decision."""
         return self.parts.hash

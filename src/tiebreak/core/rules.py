@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tiebreak.core.bands import Band
 from tiebreak.core.expressions import Expression, Scope, Type, compile_expression
-from tiebreak.core.features import RowError, evaluation_errors
+from tiebreak.core.features import RowError, row_errors
 from tiebreak.core.workflow import Cuts, Rule, RuleSet
 
 NO_FLOOR = np.int8(Band.LOW)
@@ -51,17 +51,18 @@ class RulesPlan:
             _in_force(rule, condition).fill_null(value=False).alias(rule.id)
             for rule, condition in zip(self.rules, self._conditions, strict=True)
         ]
-        self._failable = [
-            (f"rules.{rule.id}", condition.error)
+        self._errors = [
+            condition.error.alias(f"rules.{rule.id}")
             for rule, condition in zip(self.rules, self._conditions, strict=True)
             if condition.error is not None
         ]
+        self._failable = [error.meta.output_name() for error in self._errors]
         self._points = np.array([rule.points for rule in self.rules], dtype=np.int64)
         self._escalates = np.array([r.effect == "escalate" for r in self.rules], dtype=np.bool_)
 
     def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
         """The verdict on every row of a frame that holds fields, `as_of` and features."""
-        fired = self._fired(frame)
+        fired, errors = self._evaluated(frame)
         points = np.where(fired, self._points, 0).sum(axis=1, dtype=np.int64)
         floor = self._bound(fired, "floor", NO_FLOOR)
         ceiling = self._bound(fired, "ceiling", NO_CEILING)
@@ -73,7 +74,7 @@ class RulesPlan:
             hard_floor=self._bound(fired, "floor", NO_FLOOR, is_hard=True),
             hard_ceiling=self._bound(fired, "ceiling", NO_CEILING, is_hard=True),
             escalates=np.asarray((fired & self._escalates).any(axis=1), dtype=np.bool_),
-            errors=evaluation_errors(frame, self._failable),
+            errors=errors,
         )
 
     def reasons(self, frame: pl.DataFrame, verdict: RulesVerdict) -> list[list[dict[str, Any]]]:
@@ -100,12 +101,15 @@ class RulesPlan:
                 )
         return reasons
 
-    def _fired(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
+    def _evaluated(self, frame: pl.DataFrame) -> tuple[NDArray[np.bool_], list[RowError]]:
+        """Which rules fire, (n, rules), and what could not be evaluated."""
         if not self._fires:
-            return np.zeros((frame.height, 0), dtype=np.bool_)
-        selected = frame.select(self._fires)
-        columns = [series.to_numpy() for series in selected.get_columns()]
-        return np.column_stack([np.broadcast_to(column, frame.height) for column in columns])
+            return np.zeros((frame.height, 0), dtype=np.bool_), []
+        evaluated = frame.select(self._fires + self._errors)
+        errors = [evaluated.drop_in_place(name) for name in self._failable]
+        fired = evaluated.to_numpy()
+        shape = (frame.height, len(self._fires))  # constants alone make one row
+        return np.broadcast_to(fired, shape), row_errors(errors, frame.height)
 
     def _bound(
         self, fired: NDArray[np.bool_], effect: str, nothing: np.int8, *, is_hard: bool = False

@@ -39,16 +39,31 @@ class StoredTicket:
         )
 
 
+Columns = tuple[pl.DataFrame, pl.DataFrame]  # fields, `as_of`, `ticket_hash`; and context
+
+
 def columns(
     tickets: Sequence[StoredTicket], schema: Schema, context_columns: Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+) -> Columns:
     """The tickets and their context as the core takes them."""
-    as_of = pl.Series("as_of", [t.as_of for t in tickets], dtype=pl.Datetime("us", "UTC"))
-    hashes = pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64)
-    frame = schema.frame([dict(t.values) for t in tickets]).with_columns(as_of, hashes)
+    frame = schema.frame([t.values for t in tickets]).hstack(_columns_of_all(tickets))
     context = pl.DataFrame(
         [tuple(t.context.get(name) for name in context_columns) for t in tickets],
         schema=dict.fromkeys(context_columns, pl.Int64),
         orient="row",
     )
     return frame, context
+
+
+def known_columns(
+    tickets: Sequence[StoredTicket], fields: pl.DataFrame, context: pl.DataFrame
+) -> Columns:
+    """The same for tickets whose fields and context stand in columns already."""
+    return fields.hstack(_columns_of_all(tickets)), context
+
+
+def _columns_of_all(tickets: Sequence[StoredTicket]) -> list[pl.Series]:
+    return [
+        pl.Series("as_of", [t.as_of for t in tickets], dtype=pl.Datetime("us", "UTC")),
+        pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64),
+    ]

@@ -11,10 +11,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from tiebreak.core.decide import decide_stored
 from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import ticket_schema
-from tiebreak.decisions.rows import Row, decide_stored, decision_rows
+from tiebreak.decisions.rows import Row, decision_rows
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release.policies import LoadedPolicy, PolicyLibrary

@@ -9,21 +9,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tiebreak.core.arbitrate import Route, RouteReason
+from tiebreak.core.arbitrate import Arbitration, ModelVerdict, Route, RouteReason
 from tiebreak.core.bands import Band
-from tiebreak.core.decide import Decisions, decide
-from tiebreak.core.policy import Policy
-from tiebreak.core.stored import StoredTicket, columns
-from tiebreak.core.tickets import Schema
+from tiebreak.core.decide import Decisions
+from tiebreak.core.stored import StoredTicket
 from tiebreak.store.decision_ids import decision_id
 
 Row = dict[str, Any]
-
-
-def decide_stored(tickets: Sequence[StoredTicket], schema: Schema, policy: Policy) -> Decisions:
-    """Decide stored tickets: the way online, bulk, recovery and replay all take."""
-    frame, context = columns(tickets, schema, policy.features_plan.history.context_columns)
-    return decide(frame, context, policy)
 
 
 def decision_rows(
@@ -35,12 +27,26 @@ def decision_rows(
     fingerprint: str,
 ) -> list[Row]:
     """The rows of `decisions`, without the seal's columns, in the order of the tickets."""
-    verdict, rules, model = decisions.arbitration, decisions.rules, decisions.model
-    reasons, errors = decisions.reasons(), decisions.errors()
-    has_hard_floor = rules.hard_floor > Band.LOW
-    rows: list[Row] = []
-    for i, (ticket, ordinal) in enumerate(zip(tickets, ordinals, strict=True)):
-        row: Row = {
+    rules = decisions.rules
+    varying = {
+        **_arbitrated(decisions.arbitration),
+        "rules_band": rules.band.tolist(),
+        "rules_points": rules.points.tolist(),
+        "hard_floor": [None if floor == Band.LOW else floor for floor in rules.hard_floor.tolist()],
+        "fired": [_json(reasons) for reasons in decisions.reasons()],
+        "errors": [_json(errors) for errors in decisions.errors()],
+        **_scored(decisions.model, len(tickets)),
+    }
+    same = {
+        "decided_at": decided_at,
+        "policy_hash": decisions.policy.hash,
+        "fingerprint": fingerprint,
+        "model_status": decisions.model_status,
+        "base_value": None if decisions.model is None else decisions.model.base_value,
+    }
+    columns_of_rows = zip(*varying.values(), strict=True)
+    return [
+        {
             "as_of": ticket.as_of,
             "decision_id": decision_id(
                 ticket.as_of, ticket.workflow, ticket.ticket_id, ticket.revision, ordinal
@@ -49,34 +55,40 @@ def decision_rows(
             "ticket_id": ticket.ticket_id,
             "revision": ticket.revision,
             "ordinal": ordinal,
-            "decided_at": decided_at,
-            "policy_hash": decisions.policy.hash,
-            "fingerprint": fingerprint,
-            "band": int(verdict.band[i]),
-            "route": Route(verdict.route[i]).label,
-            "route_reason": RouteReason(verdict.reason[i]).label,
-            "is_tie": bool(verdict.is_tie[i]),
-            "review_probability": float(verdict.review_probability[i]),
-            "rules_band": int(rules.band[i]),
-            "rules_points": int(rules.points[i]),
-            "hard_floor": int(rules.hard_floor[i]) if has_hard_floor[i] else None,
-            "fired": orjson.dumps(reasons[i], option=orjson.OPT_UTC_Z).decode(),
-            "model_status": decisions.model_status,
-            "margin": None,
-            "score": None,
-            "model_band": None,
-            "base_value": None,
-            "contributions": None,
-            "errors": orjson.dumps(errors[i]).decode(),
+            **same,
+            **dict(zip(varying, values, strict=True)),
         }
-        if model is not None:
-            row["margin"] = float(model.margin[i])
-            row["score"] = float(model.score[i])
-            row["model_band"] = int(model.band[i])
-            row["base_value"] = model.base_value
-            row["contributions"] = model.contributions[i].astype("<f8").tobytes()
-        rows.append(row)
-    return rows
+        for ticket, ordinal, values in zip(tickets, ordinals, columns_of_rows, strict=True)
+    ]
+
+
+def _arbitrated(verdict: Arbitration) -> dict[str, list[Any]]:
+    return {
+        "band": verdict.band.tolist(),
+        "route": [_ROUTES[route] for route in verdict.route.tolist()],
+        "route_reason": [_REASONS[reason] for reason in verdict.reason.tolist()],
+        "is_tie": verdict.is_tie.tolist(),
+        "review_probability": verdict.review_probability.tolist(),
+    }
+
+
+def _scored(model: ModelVerdict | None, count: int) -> dict[str, list[Any]]:
+    if model is None:
+        return dict.fromkeys(("margin", "score", "model_band", "contributions"), [None] * count)
+    return {
+        "margin": model.margin.tolist(),
+        "score": model.score.tolist(),
+        "model_band": model.band.tolist(),
+        "contributions": [row.tobytes() for row in model.contributions.astype("<f8", copy=False)],
+    }
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()
+
+
+_ROUTES = {int(route): route.label for route in Route}
+_REASONS = {int(reason): reason.label for reason in RouteReason}
 
 
 def contributions_of(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:

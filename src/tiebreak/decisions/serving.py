@@ -10,18 +10,20 @@ from typing import Any
 import structlog
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.stored import StoredTicket
+from tiebreak.core.decide import decide
+from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.totals import HistoryOverflow
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending, Settle
-from tiebreak.decisions.rows import Row, decide_stored, decision_rows
+from tiebreak.decisions.rows import Row, decision_rows
 from tiebreak.errors import NotFound
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted, admit
 from tiebreak.store.database import Database
 from tiebreak.store.revisions import Existing, RevisionConflict
+from tiebreak.store.writes import are_few
 
 log = structlog.get_logger()
 
@@ -88,8 +90,7 @@ class Serving:
                 case RevisionConflict() | HistoryOverflow():
                     pending.fail(result)
         if admitted.tickets:
-            tickets = [StoredTicket.from_row(row, active.schema) for row in admitted.tickets]
-            rows = await self.decide(active, tickets)
+            rows = await self.decide(active, admitted.tickets, admitted.columns)
             for index, row in enumerate(rows):
                 told = self.told(active, row)
                 for pending in fresh[index]:
@@ -98,29 +99,33 @@ class Serving:
             pending.settle(await self._existing(active, pending, existing.revision))
 
     async def decide(
-        self, active: Active, tickets: Sequence[StoredTicket], ordinals: Sequence[int] | None = None
+        self, active: Active, tickets: Sequence[StoredTicket], given: Columns | None = None
     ) -> list[Row]:
-        """Decide stored tickets and commit; the rows as stored, a rival's where it was first."""
-        ordinals = ordinals or [FIRST] * len(tickets)
-        rows = self._rows(active, tickets, ordinals)
+        """Decide stored tickets and commit; the rows as stored, a rival's where it was first.
+
+        `given` are the tickets' columns where they are at hand.
+        """
+        names = active.policy.features_plan.history.context_columns
+        rows = self._rows(active, tickets, given or columns(tickets, active.schema, names))
+        writes = commit.writes(rows)
+        if are_few(writes) and await self._decision_lane.append(writes):
+            return rows
         async with self._decision_lane.unit() as unit:
             return await commit.commit(unit, rows)
 
-    def _rows(
-        self, active: Active, tickets: Sequence[StoredTicket], ordinals: Sequence[int]
-    ) -> list[Row]:
+    def _rows(self, active: Active, tickets: Sequence[StoredTicket], given: Columns) -> list[Row]:
         try:
-            decisions = decide_stored(tickets, active.schema, active.policy)
+            decisions = decide(*given, active.policy)
         except Exception:
             if active.policy.model is None:
                 raise
             # Availability: whatever a model does, the rules still decide, and the row says so.
             log.exception("model_failed", workflow=active.release.workflow)
-            decisions = decide_stored(tickets, active.schema, active.policy.rules_alone())
+            decisions = decide(*given, active.policy.rules_alone())
         return decision_rows(
             tickets,
             decisions,
-            ordinals=ordinals,
+            ordinals=[FIRST] * len(tickets),
             decided_at=datetime.now(UTC),
             fingerprint=self._fingerprint,
         )

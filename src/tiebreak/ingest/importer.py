@@ -210,7 +210,7 @@ async def _write(
         async with lane.unit() as unit:
             await writer.write(unit, prepared, part)
             if done + 1 == len(planned):
-                await unit.add(tables.system_audit, [_journal(writer, prepared, stored)])
+                unit.add(tables.system_audit, [_journal(writer, prepared, stored)])
     progress("writing", 1.0)
 
 

@@ -16,7 +16,7 @@ from tiebreak.ingest.prepared import Prepared, microseconds
 from tiebreak.ingest.timeline import NewEvent, NewFeedback, NewTicket
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
-from tiebreak.store.history import Tick, tick
+from tiebreak.store.history import Tick, log_rows, tick
 from tiebreak.store.keyed import entity_key, ticket_hash
 from tiebreak.store.unit import Unit
 
@@ -95,17 +95,17 @@ class Writer:
         """Write one part: the clock, ticket keys, tickets, outcomes, feedback and the log."""
         if part.until is not None:
             moment = await tick(unit.conn, self.workflow, self.plan, at=part.until)
-            await unit.copy(tables.history_log, self._log(prepared, part, moment))
+            unit.add(tables.history_log, self._log(prepared, part, moment))
         new = prepared.tickets[part.tickets]
         contexts = _contexts(prepared, part.tickets)
-        await unit.copy(tables.ticket_keys, [self._ticket_key(each) for each in new])
-        await unit.add(
+        unit.add(tables.ticket_keys, [self._ticket_key(each) for each in new])
+        unit.add(
             tables.tickets,
             [self._ticket(each, context) for each, context in zip(new, contexts, strict=True)],
         )
-        await unit.add(tables.outcomes, [self._event(e) for e in prepared.events[part.events]])
+        unit.add(tables.outcomes, [self._event(e) for e in prepared.events[part.events]])
         words = prepared.feedback[part.feedback]
-        await unit.add(tables.ml_feedback, [self._word(each) for each in words])
+        unit.add(tables.ml_feedback, [self._word(each) for each in words])
 
     def _ticket_key(self, new: NewTicket) -> Row:
         return {
@@ -169,19 +169,13 @@ class Writer:
             keys = {
                 code: entity_key(secret, self.workflow, name, texts[code]) for code in set(codes)
             }
-            stored = np.empty_like(log.totals[where])
-            stored[:, moment.order[name]] = log.totals[where]
-            times: list[int] = log.known_at[where].tolist()
-            rows += [
-                {
-                    "workflow": self.workflow,
-                    "generation": moment.generation,
-                    "entity_key": keys[code],
-                    "known_at": _EPOCH + timedelta(microseconds=time),
-                    "totals": totals,
-                }
-                for code, time, totals in zip(codes, times, stored.tolist(), strict=True)
-            ]
+            rows += log_rows(
+                moment,
+                name,
+                [keys[code] for code in codes],
+                [_EPOCH + timedelta(microseconds=us) for us in log.known_at[where].tolist()],
+                log.totals[where],
+            )
         return rows
 
 

@@ -76,7 +76,7 @@ async def install(
         )
         if not is_known:
             policy = {"policy_hash": parts.hash, **asdict(parts)}
-            await unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
+            unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
         row: dict[str, Any] = {
             "workflow": parts.workflow,
             "seq": seq,
@@ -88,10 +88,10 @@ async def install(
             "created_at": now,
         }
         row["mac"] = _mac(row, keyring.seal_keys[keyring.seal_key_id])
-        await unit.add(tables.release_records, [row])
+        unit.add(tables.release_records, [row])
         detail = {"seq": seq, "bundle_digest": parts.bundle_digest, "reason": reason}
         subject = f"{parts.workflow}/{parts.hash}"
-        await unit.add(
+        unit.add(
             tables.system_audit,
             [entry(author, "release.installed", subject, detail | {"approver": approver})],
         )

@@ -6,7 +6,7 @@ statements whatever the batch holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,14 +15,15 @@ import numpy as np
 import orjson
 import polars as pl
 
-from tiebreak.core.history import HistoryPlan
+from tiebreak.core.history import HistoryPlan, context_frame
+from tiebreak.core.stored import Columns, StoredTicket, known_columns
 from tiebreak.core.tickets import Schema, Submission
-from tiebreak.core.totals import HistoryOverflow
+from tiebreak.core.totals import Flags, HistoryOverflow, Ints
 from tiebreak.core.workflow import EventKind
 from tiebreak.settings import Keyring
 from tiebreak.store import revisions, tables
 from tiebreak.store.firsts import first_tickets
-from tiebreak.store.history import EntityKeys, Known, Tick, keys_of, read, take, tick
+from tiebreak.store.history import EntityKeys, Known, Question, Tick, keys_of, read, take, ticked
 from tiebreak.store.keyed import content_key, ticket_hash
 from tiebreak.store.ledger import Ledger
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
@@ -44,11 +45,12 @@ Result = Admitted | Existing | RevisionConflict | HistoryOverflow
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What became of a batch: a result a submission, and the rows of new ticket revisions."""
+    """What became of a batch: a result a submission, and the new ticket revisions."""
 
     as_of: datetime
     results: Sequence[Result]
-    tickets: Sequence[Row]
+    tickets: Sequence[StoredTicket]
+    columns: Columns  # of the tickets, for the core
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +97,56 @@ async def admit(
     keys = keys_of(plan, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
-    moment = await tick(unit.conn, workflow, plan, at=as_of)
-    stored = await revisions.find(unit.conn, workflow, submissions)
-    numbered = revisions.number(submissions, content_keys, stored)
+    question = Question.of(plan, keys)
+    row = await unit.conn.fetchrow(
+        _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
+    )
+    moment = await ticked(unit.conn, workflow, plan, row, as_of)
+    numbered = revisions.number(submissions, content_keys, revisions.stored(row))
     fresh = await _fresh(unit, workflow, plan, schema, submissions, numbered, frame, keys, keyring)
-    known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
+    if fresh.booked_on is fresh.keys:
+        known = question.known(moment, row)
+    else:
+        known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
     ledger, fresh = _book(moment, known, fresh, submissions)
 
-    contexts = _contexts(plan, known, fresh)
+    values = plan.context_values(known.of(fresh.keys))
+    tickets = [
+        StoredTicket(
+            workflow=workflow,
+            ticket_id=submissions[i].ticket_id,
+            revision=new.revision,
+            as_of=moment.at,
+            ticket_hash=ticket_hash(keyring.sampling_key, workflow, submissions[i].ticket_id),
+            values=submissions[i].values,
+            context=context,
+        )
+        for i, new, context in zip(
+            fresh.index, fresh.news, _contexts(values, len(fresh.index)), strict=True
+        )
+    ]
     rows: list[Row] = [
         {
-            "as_of": moment.at,
+            "as_of": ticket.as_of,
             "workflow": workflow,
-            "ticket_id": submissions[i].ticket_id,
-            "revision": new.revision,
+            "ticket_id": ticket.ticket_id,
+            "revision": ticket.revision,
             "received_at": received_at[i],
             "origin": origin,
             "actor": actors[i],
             "content": submissions[i].content.decode(),
-            "context": context,
-            "ticket_hash": ticket_hash(keyring.sampling_key, workflow, submissions[i].ticket_id),
+            "content_hash": content_keys[i],
+            "context": orjson.dumps(ticket.context, option=orjson.OPT_SORT_KEYS).decode(),
+            "ticket_hash": ticket.ticket_hash,
         }
-        for i, new, context in zip(fresh.index, fresh.news, contexts, strict=True)
+        for i, ticket in zip(fresh.index, tickets, strict=True)
     ]
-    claims = [
-        row | {"content_hash": content_keys[i]} for i, row in zip(fresh.index, rows, strict=True)
-    ]
-    await ledger.write(unit)
-    await unit.copy(tables.ticket_keys, claims)
-    await unit.add(tables.tickets, rows)
-    return Admission(moment.at, _results(numbered, fresh), rows)
+    ledger.write(unit)
+    unit.add(tables.ticket_keys, rows)
+    unit.add(tables.tickets, rows)
+    context = context_frame(values, len(tickets))
+    columns = known_columns(tickets, fresh.frame, context)
+    return Admission(moment.at, _results(numbered, fresh), tickets, columns)
 
 
 async def _fresh(
@@ -181,22 +203,14 @@ def _book(
         )
 
 
-def _contexts(plan: HistoryPlan, known: Known, fresh: _Fresh) -> list[str]:
-    """The context of each ticket as canonical JSON; what is not known is left out."""
-    columns = plan.context_values(known.of(fresh.keys))
-    values = [value.tolist() for value, _ in columns.values()]
-    flags = [is_known.tolist() for _, is_known in columns.values()]
-    return [
-        orjson.dumps(
-            {
-                name: value[row]
-                for name, value, is_known in zip(columns, values, flags, strict=True)
-                if is_known[row]
-            },
-            option=orjson.OPT_SORT_KEYS,
-        ).decode()
-        for row in range(len(fresh.index))
-    ]
+def _contexts(values: Mapping[str, tuple[Ints, Flags]], count: int) -> list[dict[str, int]]:
+    """The context of each ticket; what is not known is left out."""
+    contexts: list[dict[str, int]] = [{} for _ in range(count)]
+    for name, (value, is_known) in values.items():
+        for context, number, known in zip(contexts, value.tolist(), is_known.tolist(), strict=True):
+            if known:
+                context[name] = number
+    return contexts
 
 
 def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
@@ -211,3 +225,6 @@ def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
             case Existing() | RevisionConflict():
                 results.append(found)
     return results
+
+
+_READ = "SELECT * FROM admission_read($1, $2, $3, $4, $5, $6, $7, $8)"

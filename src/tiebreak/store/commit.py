@@ -9,9 +9,15 @@ from typing import Any
 from tiebreak.errors import IntegrityFailure
 from tiebreak.store import tables
 from tiebreak.store.unit import Connection, Unit
+from tiebreak.store.writes import Writes
 
 Row = dict[str, Any]
 Key = tuple[str, str, int, int]
+
+
+def writes(rows: Sequence[Row]) -> Writes:
+    """What stores decisions that nobody else has decided."""
+    return {tables.decision_keys: rows, tables.decisions: rows}
 
 
 async def commit(unit: Unit, rows: Sequence[Row]) -> list[Row]:
@@ -29,7 +35,7 @@ async def commit(unit: Unit, rows: Sequence[Row]) -> list[Row]:
         _CLAIM, *([row[name] for row in ordered] for name in (*_KEY, "decision_id"))
     )
     won = {(row["workflow"], row["ticket_id"], row["revision"], row["ordinal"]) for row in claimed}
-    await unit.add(tables.decisions, [row for row in ordered if _key(row) in won])
+    unit.add(tables.decisions, [row for row in ordered if _key(row) in won])
     lost = [row for row in ordered if _key(row) not in won]
     stored = mine | {_key(row): row for row in await _stored(unit.conn, lost)}
     return [stored[_key(row)] for row in rows]

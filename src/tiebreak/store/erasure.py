@@ -51,9 +51,10 @@ async def erase(unit: Unit, workflow: str, ticket_id: str, *, actor: str, reason
         "reason": reason,
         "places": b"".join(places),
     }
-    await unit.add(tables.erasures, [row])
+    unit.add(tables.erasures, [row])
     detail = {"records": len(places), "reason": reason}
-    await unit.note(actor, "ticket.erased", f"{workflow}/{ticket_id}", detail)
+    unit.note(actor, "ticket.erased", f"{workflow}/{ticket_id}", detail)
+    await unit.flush()  # the function demands the tombstone
     erased = await conn.fetchval("SELECT erase_ticket($1, $2)", workflow, ticket_id)
     if erased != len(places):
         raise ErasureIncomplete(

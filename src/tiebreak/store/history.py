@@ -77,10 +77,13 @@ async def tick(
     Raises `HistoryNotReady` when the log keeps other slots than the plan's. The slots of a
     workflow without history are registered here.
     """
-    row = await conn.fetchrow(_TICK, workflow, at)
-    if row is None:
-        await conn.execute(_OPEN_CLOCK, workflow, EPOCH)
-        row = await conn.fetchrow(_TICK, workflow, at)
+    return await ticked(conn, workflow, plan, await conn.fetchrow(_TICK, workflow, at), at)
+
+
+async def ticked(
+    conn: Connection, workflow: str, plan: HistoryPlan, row: Mapping[str, Any], at: datetime | None
+) -> Tick:
+    """The moment that `history_tick` gave as `row`; raises as `tick` does."""
     if at is not None and row["last_as_of"] != at:
         raise ClockBehind(
             hint="Older history is imported before live tickets, or into a new generation.",
@@ -175,41 +178,80 @@ async def read(conn: Connection, tick: Tick, plan: HistoryPlan, *groups: EntityK
 
     Cost is one index probe a pair of entity and window, however busy the entity is.
     """
-    firsts: dict[str, int] = {}
-    rows: dict[str, dict[bytes, int]] = {}
-    keys: list[bytes] = []
-    for entity in plan.slots:
-        firsts[entity] = len(keys)
-        distinct = _distinct(groups, entity)
-        rows[entity] = {key: row for row, key in enumerate(distinct)}
-        keys += distinct
-    found = await conn.fetch(
-        _PROBE,
-        tick.workflow,
-        tick.generation,
-        b"".join(keys),
-        [firsts[probe.entity] for probe in plan.probes],
-        [len(rows[probe.entity]) for probe in plan.probes],
-        [_bound(tick, probe) for probe in plan.probes],
+    question = Question.of(plan, *groups)
+    row = await conn.fetchrow(
+        _PROBE, tick.workflow, tick.generation, tick.at, *question.arguments()
     )
-    by_number: dict[int, list[Any]] = {}
-    for record in found:
-        by_number.setdefault(record["probe"], []).append(record)
-    totals: dict[Probe, Ints] = {}
-    for probe_number, probe in enumerate(plan.probes, start=1):
-        slots = plan.slots[probe.entity]
-        # One row more than there are keys: tickets without the entity point at the last.
-        table = np.tile(initial(slots), (len(rows[probe.entity]) + 1, 1))
-        if records := by_number.get(probe_number):
-            at = [record["key"] - firsts[probe.entity] for record in records]
-            binary = b"".join([record["totals"] for record in records])
-            table[at] = _integers(binary, len(slots))[:, tick.order[probe.entity]]
-        totals[probe] = table
-    return Known(plan, rows, totals)
+    return question.known(tick, row)
 
 
-def _bound(tick: Tick, probe: Probe) -> datetime:
-    return tick.at if probe.window_us is None else tick.at - probe.window_us * _MICROSECOND
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the log about entities: the probes of a plan for each of their keys."""
+
+    plan: HistoryPlan
+    rows: Mapping[str, Mapping[bytes, int]]  # by entity: the row of each key
+
+    @classmethod
+    def of(cls, plan: HistoryPlan, *groups: EntityKeys) -> Question:
+        """About every entity in these groups of tickets."""
+        return cls(
+            plan,
+            {
+                entity: {key: row for row, key in enumerate(_distinct(groups, entity))}
+                for entity in plan.slots
+            },
+        )
+
+    def arguments(self) -> tuple[bytes, list[int], list[int], list[int]]:
+        """What `history_probe` takes: all keys, and of each probe its keys and its window."""
+        firsts, size = dict[str, int](), 0
+        for entity, rows in self.rows.items():
+            firsts[entity] = size
+            size += len(rows)
+        probes = self.plan.probes
+        return (
+            b"".join(key for rows in self.rows.values() for key in rows),
+            [firsts[probe.entity] for probe in probes],
+            [len(self.rows[probe.entity]) for probe in probes],
+            [probe.window_us or 0 for probe in probes],
+        )
+
+    def known(self, tick: Tick, answer: Mapping[str, Any]) -> Known:
+        """What a row of `history_probe` says."""
+        places = np.array(answer["places"], dtype=np.intp)
+        binary: bytes = answer["totals"]
+        totals: dict[Probe, Ints] = {}
+        place = byte = 0
+        for probe, count in zip(self.plan.probes, answer["counts"], strict=True):
+            slots = self.plan.slots[probe.entity]
+            # One row more than there are keys: tickets without the entity point at the last.
+            table = np.tile(initial(slots), (len(self.rows[probe.entity]) + 1, 1))
+            if count:
+                end = byte + count * (_ARRAY_HEADER_BYTES + len(slots) * _ELEMENT_BYTES)
+                found = _integers(binary[byte:end], len(slots))
+                table[places[place : place + count]] = found[:, tick.order[probe.entity]]
+                place, byte = place + count, end
+            totals[probe] = table
+        return Known(self.plan, self.rows, totals)
+
+
+def log_rows(
+    tick: Tick, entity: str, keys: Sequence[bytes], known_at: Sequence[datetime], totals: Ints
+) -> list[dict[str, object]]:
+    """Rows of the log from totals (n, slots) in the plan's order."""
+    stored = np.empty_like(totals)
+    stored[:, tick.order[entity]] = totals
+    return [
+        {
+            "workflow": tick.workflow,
+            "generation": tick.generation,
+            "entity_key": key,
+            "known_at": time,
+            "totals": row,
+        }
+        for key, time, row in zip(keys, known_at, stored.tolist(), strict=True)
+    ]
 
 
 def _distinct(groups: Sequence[EntityKeys], entity: str) -> list[bytes]:
@@ -219,31 +261,21 @@ def _distinct(groups: Sequence[EntityKeys], entity: str) -> list[bytes]:
 
 def _integers(binary: bytes, width: int) -> Ints:
     """Rows of int8 arrays, each in Postgres' binary form, as (rows, width)."""
+    if len(binary) % (_ARRAY_HEADER_BYTES + width * _ELEMENT_BYTES):
+        raise IntegrityFailure(_NOT_ITS_SLOTS)
     element = np.dtype([("size", ">i4"), ("value", ">i8")])
     row = np.dtype([("header", f"V{_ARRAY_HEADER_BYTES}"), ("elements", element, (width,))])
     elements = np.frombuffer(binary, dtype=row)["elements"]
     if not (elements["size"] == 8).all():
-        raise IntegrityFailure("A row of the history log does not hold its slots.")
+        raise IntegrityFailure(_NOT_ITS_SLOTS)
     return elements["value"].astype(np.int64)
 
 
 _ARRAY_HEADER_BYTES = 20
+_ELEMENT_BYTES = 12
+_NOT_ITS_SLOTS = "A row of the history log does not hold its slots."
 
-_TICK = """
-    UPDATE workflow_clocks c
-    SET last_as_of = greatest(
-        coalesce($2, clock_timestamp()), c.last_as_of + interval '1 microsecond')
-    WHERE c.workflow = $1
-    RETURNING c.last_as_of, c.history_generation, ARRAY(
-        SELECT s.slot FROM history_slots s
-        WHERE s.workflow = c.workflow AND s.generation = c.history_generation
-        ORDER BY s.entity, s.position) AS slots
-"""
-
-_OPEN_CLOCK = """
-    INSERT INTO workflow_clocks (workflow, last_as_of, decided_through) VALUES ($1, $2, $2)
-    ON CONFLICT DO NOTHING
-"""
+_TICK = "SELECT * FROM history_tick($1, $2)"
 
 _HAS_SLOTS = "SELECT EXISTS (SELECT FROM history_slots WHERE workflow = $1 AND generation = $2)"
 
@@ -258,15 +290,4 @@ _SLOTS = """
         ORDER BY entity, position)
 """
 
-# The keys come as one value of 16 bytes each, which is much faster to send than an array.
-_PROBE = """
-    SELECT p.probe, key, array_send(h.totals) AS totals
-    FROM unnest($4::int[], $5::int[], $6::timestamptz[])
-        WITH ORDINALITY AS p (first, size, before, probe)
-    CROSS JOIN generate_series(p.first, p.first + p.size - 1) AS key
-    CROSS JOIN LATERAL (
-        SELECT l.totals FROM history_log l
-        WHERE l.workflow = $1 AND l.generation = $2
-          AND l.entity_key = substr($3::bytea, key * 16 + 1, 16) AND l.known_at < p.before
-        ORDER BY l.known_at DESC LIMIT 1) h
-"""
+_PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7)"

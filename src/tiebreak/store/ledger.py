@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
 from tiebreak.core.totals import EMPTY, HistoryOverflow, Slot, accumulate
 from tiebreak.core.workflow import EventKind
-from tiebreak.store.history import EntityKeys, Flags, Ints, Known, Tick
-from tiebreak.store.history_log import append, encode
+from tiebreak.store import tables
+from tiebreak.store.history import EntityKeys, Flags, Ints, Known, Tick, log_rows
 from tiebreak.store.unit import Unit
 
 
@@ -89,30 +88,15 @@ class Ledger:
                 totals[row] = changed[key]
         return totals
 
-    async def write(self, unit: Unit) -> None:
-        """Append one row an entity with what was booked on it."""
-        tick = self.tick
-        await append(
-            unit.conn,
-            [
-                encode(
-                    tick.workflow,
-                    tick.generation,
-                    list(changed),
-                    tick.at_us,
-                    in_stored_order(np.stack(list(changed.values())), tick.order[entity]),
+    def write(self, unit: Unit) -> None:
+        """Add one row an entity with what was booked on it."""
+        for entity, changed in self._changed.items():
+            if changed:
+                times = [self.tick.at] * len(changed)
+                totals = np.stack(list(changed.values()))
+                unit.add(
+                    tables.history_log, log_rows(self.tick, entity, list(changed), times, totals)
                 )
-                for entity, changed in self._changed.items()
-                if changed
-            ],
-        )
-
-
-def in_stored_order(totals: Ints, order: NDArray[np.intp]) -> Ints:
-    """Totals (n, slots) in the plan's order as the log stores them."""
-    stored = np.empty_like(totals)
-    stored[:, order] = totals
-    return stored
 
 
 def _effective(addends: Ints, slots: tuple[Slot, ...]) -> list[int]:

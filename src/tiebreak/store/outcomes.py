@@ -194,8 +194,8 @@ async def _write(
             overflowed = ledger.book(kind, frame[rows], is_first, take(keys, rows))
             refused |= {fresh[rows[row]].ticket_id for row in overflowed}
         if not refused & {each.ticket_id for each in fresh}:
-            await ledger.write(unit)
-            await unit.add(tables.outcomes, [each.row for each in fresh])
+            ledger.write(unit)
+            unit.add(tables.outcomes, [each.row for each in fresh])
             break
         fresh = [each for each in fresh if each.ticket_id not in refused]
     return refused

@@ -258,7 +258,7 @@ async def _thin(conn: AsyncConnection, workflow: str | None, sample: int, seed: 
     total = max(await conn.scalar(count) or 0, 1)
     share = min(1.0, sample / total)
     hashed = func.uuid_hash_extended(decisions.c.decision_id, seed)
-    return hashed <= int(-(2**63) + share * (2**64 - 1))
+    return hashed <= min(2**63 - 1, int(-(2**63) + share * (2**64 - 1)))
 
 
 def _pair(values: Sequence[Any]) -> tuple[Row, Row]:

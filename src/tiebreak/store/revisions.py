@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from tiebreak.core.tickets import Submission
 from tiebreak.errors import Conflict
-from tiebreak.store.unit import Connection
 
 
 class RevisionConflict(Conflict):
@@ -47,17 +47,21 @@ class Stored:
 StoredRevisions = Mapping[tuple[str, int], Stored]
 
 
-async def find(
-    conn: Connection, workflow: str, submissions: Sequence[Submission]
-) -> dict[tuple[str, int], Stored]:
-    """The latest revision of every ticket and the revisions that are claimed, in one query."""
-    claimed = {(s.ticket_id, s.revision or 0) for s in submissions}
-    ids, revisions = zip(*claimed, strict=True)
+def claims(submissions: Sequence[Submission]) -> tuple[list[str], list[int]]:
+    """The tickets and revision numbers to look up, 0 where none is claimed."""
+    pairs = dict.fromkeys((s.ticket_id, s.revision or 0) for s in submissions)
+    return [ticket_id for ticket_id, _ in pairs], [revision for _, revision in pairs]
+
+
+def stored(row: Mapping[str, Any]) -> dict[tuple[str, int], Stored]:
+    """The latest revision of every ticket and the revisions claimed, of `admission_read`'s row."""
+    if row["ids"] is None:
+        return {}
     return {
-        (row["ticket_id"], row["revision"]): Stored(
-            row["content_hash"], Existing(row["revision"], row["as_of"])
+        (ticket_id, revision): Stored(content_hash, Existing(revision, as_of))
+        for ticket_id, revision, content_hash, as_of in zip(
+            row["ids"], row["revisions"], row["content_hashes"], row["times"], strict=True
         )
-        for row in await conn.fetch(_FIND, workflow, ids, revisions)
     }
 
 
@@ -117,15 +121,3 @@ def _claimed(
         ticket_id=submission.ticket_id,
         latest=newest,
     )
-
-
-_FIND = """
-    SELECT i.ticket_id, k.revision, k.content_hash, k.as_of
-    FROM unnest($2::text[], $3::int[]) AS i (ticket_id, claimed)
-    CROSS JOIN LATERAL (
-        (SELECT * FROM ticket_keys l WHERE l.workflow = $1 AND l.ticket_id = i.ticket_id
-         ORDER BY l.revision DESC LIMIT 1)
-        UNION ALL
-        SELECT * FROM ticket_keys c WHERE c.workflow = $1 AND c.ticket_id = i.ticket_id
-          AND c.revision = i.claimed) k
-"""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from sqlalchemy import Table
 
@@ -33,17 +33,6 @@ class Connection(Protocol):
         """COPY the records, in binary, into these columns of a table."""
         ...
 
-    async def copy_to_table(
-        self,
-        table_name: str,
-        *,
-        source: AsyncIterable[bytes],
-        columns: Sequence[str],
-        format: Literal["binary"],  # noqa: A002 - the name that asyncpg gives it
-    ) -> str:
-        """COPY rows that are encoded already into these columns of a table."""
-        ...
-
 
 class Unit(Protocol):
     """One transaction whose sealed rows are covered by one seal; `audit.lanes` makes it."""
@@ -53,15 +42,15 @@ class Unit(Protocol):
         """The connection, inside the transaction."""
         ...
 
-    async def add(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-        """COPY rows into a sealed table and commit to them in this unit's seal."""
+    def add(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+        """Rows to be written when the unit ends; its seal commits to those of sealed tables."""
         ...
 
-    async def copy(self, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-        """COPY rows into a table that is not sealed."""
+    async def flush(self) -> None:
+        """Write what was added, for statements of this unit that shall see it."""
         ...
 
-    async def note(
+    def note(
         self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
     ) -> None:
         """Add an entry to `system_audit`; `detail` never holds personal data."""

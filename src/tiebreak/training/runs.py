@@ -92,9 +92,9 @@ class Trainer:
         subject = f"{row['workflow']}/{row['run_id']}"
         detail = {key: row[key] for key in ("result", "bundle_digest", "data_hash", "reason")}
         async with self.lane.unit() as unit:
-            await unit.add(tables.ml_training_runs, [row])
+            unit.add(tables.ml_training_runs, [row])
             journal = entry(row["author"], "training.finished", subject, detail)
-            await unit.add(tables.system_audit, [journal])
+            unit.add(tables.system_audit, [journal])
 
 
 def latest_share(snapshot: Snapshot, share: float = VALIDATION_SHARE) -> datetime:

@@ -119,9 +119,9 @@ async def load(
 
 async def _store(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any]) -> tuple[str, ...]:
     shared = {key: row[key] for key in ("workflow", "ordinal", "created_at", "author", "reason")}
-    await unit.add(tables.workflow_versions, [row])
+    unit.add(tables.workflow_versions, [row])
     if knobs:
-        await unit.add(
+        unit.add(
             tables.knob_history,
             [{**shared, "knob": k, "value": orjson.dumps(v).decode()} for k, v in knobs.items()],
         )
@@ -133,7 +133,7 @@ async def _store(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any]) -> t
         "reason": row["reason"],
     }
     journal = entry(row["author"], "workflow.loaded", row["workflow"], detail)
-    await unit.add(tables.system_audit, [journal])
+    unit.add(tables.system_audit, [journal])
     return tuple(knobs)
 
 
