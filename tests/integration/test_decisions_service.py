@@ -83,7 +83,9 @@ async def test_tickets_admitted_before_a_crash_are_decided_at_start(
 ) -> None:
     batch = [Pending(submission(f"lost{i}"), "ann") for i in range(5)]
     assert service._serving is not None
-    await service._serving.admit("repairs", batch)  # and never settled, as after kill -9
+    await service._serving.admit(
+        service.active.get("repairs"), batch
+    )  # and never settled, as after kill -9
     later = datetime.now(UTC) + timedelta(minutes=1)
     assert len(await reading.undecided(service.db, "repairs", before=later, limit=9)) == 5
 
@@ -101,7 +103,7 @@ async def test_a_ticket_that_another_worker_left_undecided_is_finished(
 ) -> None:
     orphan = submission("orphan")
     assert service._serving is not None
-    await service._serving.admit("repairs", [Pending(orphan, "ann")])
+    await service._serving.admit(service.active.get("repairs"), [Pending(orphan, "ann")])
     answer = (await decide(service, orphan))[0]
     assert answer["revision"] == 1
     assert answer == (await decide(service, orphan))[0]

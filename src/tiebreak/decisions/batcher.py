@@ -1,8 +1,10 @@
-"""The micro-batcher: what waits is admitted together, and the next batch while one is decided."""
+"""The micro-batcher: what waits is decided together."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +13,8 @@ from typing import Any
 from tiebreak.core.tickets import Submission
 from tiebreak.errors import Unavailable
 
-IN_FLIGHT = 2  # batches between admission and acknowledgement
+PATIENCE_SHARE = 0.25  # of the time that the last batch took
+MAX_PATIENCE_SECONDS = 0.02
 
 
 class Overloaded(Unavailable):
@@ -51,25 +54,26 @@ class Pending:
 
 
 Batch = list[Pending]
-Settle = Callable[[], Awaitable[None]]
 
 
 class Batcher:
     """Gathers concurrent submissions of one workflow into batches; no waiting when idle.
 
-    `admit` is called with one batch at a time and returns how to settle it; up to `IN_FLIGHT`
-    batches are settled at once. An error of either is given to the batch's callers.
+    `answer` is called with one batch at a time and settles every submission in it; an error it
+    raises is given to the batch's callers. One batch after the other costs less than several at
+    once: what waits meanwhile makes the next batch larger, and most of a batch's cost is the same
+    however many tickets it holds.
     """
 
     def __init__(
-        self, admit: Callable[[Batch], Awaitable[Settle]], *, queue_size: int, batch_max: int
+        self, answer: Callable[[Batch], Awaitable[None]], *, queue_size: int, batch_max: int
     ) -> None:
-        self._admit = admit
+        self._answer = answer
         self._batch_max = batch_max
         self._queue: asyncio.Queue[Pending] = asyncio.Queue(queue_size)
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._settling: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._last_size = 1
+        self._last_seconds = 0.0
         self._runner = asyncio.create_task(self._run())
 
     @property
@@ -91,38 +95,34 @@ class Batcher:
         self._is_draining = True
         await self._queue.join()
         self._runner.cancel()
-        await asyncio.gather(self._runner, *self._settling, return_exceptions=True)
+        await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
             batch = await self._next()
-            await self._slots.acquire()
+            begun = time.perf_counter()
             try:
-                settle = await self._admit(batch)
+                await self._answer(batch)
             except Exception as error:  # noqa: BLE001 - the callers get it, the loop goes on
-                self._finish(batch, error)
-                continue
-            task = asyncio.create_task(self._settle(batch, settle))
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+                for pending in batch:
+                    pending.fail(error)
+            self._last_size, self._last_seconds = len(batch), time.perf_counter() - begun
+            for _ in batch:
+                self._queue.task_done()
 
     async def _next(self) -> Batch:
+        """All that waits; and while fewer wait than came last time, those that come soon.
+
+        Whoever was answered with the last batch is about to send again: without patience the
+        first of them makes a batch of its own, and batches stay small for ever. A caller who is
+        alone never waits.
+        """
         batch = [await self._queue.get()]
+        patience = min(self._last_seconds * PATIENCE_SHARE, MAX_PATIENCE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while len(batch) < min(self._last_size, self._batch_max):
+                    batch.append(await self._queue.get())
         while len(batch) < self._batch_max and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch
-
-    async def _settle(self, batch: Batch, settle: Settle) -> None:
-        try:
-            await settle()
-        except Exception as error:  # noqa: BLE001 - the callers get it, the loop goes on
-            self._finish(batch, error)
-        else:
-            self._finish(batch, None)
-
-    def _finish(self, batch: Batch, error: Exception | None) -> None:
-        self._slots.release()
-        for pending in batch:
-            if error is not None:
-                pending.fail(error)
-            self._queue.task_done()

@@ -165,7 +165,7 @@ class DecisionService:
             serving = self._serving
             assert serving is not None
             batcher = self._batchers[workflow] = Batcher(
-                lambda batch: serving.admit(workflow, batch),
+                lambda batch: serving.answer(workflow, batch),
                 queue_size=self._limits.queue_size,
                 batch_max=self._limits.batch_max,
             )

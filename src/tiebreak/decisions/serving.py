@@ -15,7 +15,7 @@ from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.totals import HistoryOverflow
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
-from tiebreak.decisions.batcher import Batch, Pending, Settle
+from tiebreak.decisions.batcher import Batch, Pending
 from tiebreak.decisions.rows import Row, decision_rows
 from tiebreak.errors import NotFound
 from tiebreak.settings import Keyring
@@ -58,13 +58,17 @@ class Serving:
         self._admission_lane, self._decision_lane = lanes
         self._fingerprint = fingerprint
 
-    async def admit(self, workflow: str, batch: Batch) -> Settle:
-        """Admit a batch in one short transaction; the rest happens when it is settled."""
+    async def answer(self, workflow: str, batch: Batch) -> None:
+        """Admit a batch, decide it, and settle its submissions."""
         active = self._active.get(workflow)
+        await self._settle(active, batch, await self.admit(active, batch))
+
+    async def admit(self, active: Active, batch: Batch) -> Admission:
+        """Admit a batch in one short transaction."""
         async with self._admission_lane.unit() as unit:
-            admitted = await admit(
+            return await admit(
                 unit,
-                workflow,
+                active.release.workflow,
                 active.policy.features_plan.history,
                 active.schema,
                 [pending.submission for pending in batch],
@@ -72,11 +76,6 @@ class Serving:
                 received_at=[pending.received_at for pending in batch],
                 keyring=self._keyring,
             )
-
-        async def settle() -> None:
-            await self._settle(active, batch, admitted)
-
-        return settle
 
     async def _settle(self, active: Active, batch: Batch, admitted: Admission) -> None:
         fresh: dict[int, list[Pending]] = {}
