@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tiebreak.core.expressions import Scope, Symbol, Type, casts, compile_expression, tokens
+from tiebreak.core.expressions import Scope, Symbol, Type, casts, compile_expression, tokens, wkt
 from tiebreak.core.expressions.functions import FUNCTIONS
 from tiebreak.core.workflow import Calendar
 
@@ -25,6 +25,8 @@ ROW: dict[str, tuple[Symbol, Any]] = {
     "zero": (Symbol(Type.INTEGER), 0),
     "none": (Symbol(Type.INTEGER), None),
     "x": (Symbol(Type.NUMBER), 2.5),
+    "lat": (Symbol(Type.NUMBER), 42.3601),
+    "lon": (Symbol(Type.NUMBER), -71.0589),
     "huge": (Symbol(Type.NUMBER), 1e308),
     "name": (Symbol(Type.TEXT), "Müller  GmbH"),
     "no_text": (Symbol(Type.TEXT), None),
@@ -101,6 +103,7 @@ def test_every_type_name_limit_and_reserved_word_is_documented() -> None:
     for name in casts.TYPE_NAMES:
         assert f"`{name}`" in PAGE
     assert f"{tokens.MAX_CHARACTERS:,} characters, {tokens.MAX_TOKENS:,} words" in PAGE
+    assert f"{wkt.MAX_POSITIONS} positions" in PAGE
     for word in tokens.RESERVED:
         assert re.search(rf"\b{word.upper()}\b", PAGE), word
 

@@ -93,6 +93,33 @@ def test_a_sound_workflow(tmp_path: Path) -> None:
     assert FeaturePlan(workflow).names == tuple(f.name for f in workflow.features)
 
 
+def test_a_cell_of_the_grid_is_a_category_and_the_key_of_an_entity(tmp_path: Path) -> None:
+    checked = check(
+        tmp_path,
+        workflow=WORKFLOW.replace(
+            "  remarks:",
+            "  lat: {type: number, minimum: -90, maximum: 90}\n"
+            "  lon: {type: number, minimum: -180, maximum: 180}\n"
+            "  remarks:",
+        ).replace("street: street\n", "street: street\n  cell: 'geo_cell(lat, lon, 6)'\n"),
+        features=FEATURES + "  area: {sql: 'geo_cell(lat, lon, 4)', kind: category}\n"
+        "  cell_late: {entity: cell, aggregate: rate, on: outcome, where: was_late}\n",
+        rules=RULES.replace(
+            "deep_night\n", "area = 'drt2' AND geo_within_radius(lat, lon, 42.36, -71.06, 900)\n"
+        ),
+        examples=EXAMPLES + "  - name: in the middle of Boston\n"
+        "    as_of: 2018-03-06T08:31:00-05:00\n"
+        "    fields: {opened_at: '2018-03-06T08:30:00', lat: 42.3601, lon: -71.0589}\n"
+        "    history: {cell_late: 0.5}\n"
+        "    band: low\n"
+        "    rules: [new-law]\n",
+    )
+    assert told(checked) == []
+    workflow, _ = checked.sound()
+    assert FeaturePlan(workflow).kinds()["area"] == "category"
+    assert workflow.entities[1].key == ("geo_cell(lat, lon, 6)",)
+
+
 def test_the_same_files_are_the_same_version(tmp_path: Path) -> None:
     one = check(tmp_path)
     two = check(tmp_path, rules=RULES.replace("points: 25", "points: 26"))

@@ -11,7 +11,7 @@ from tiebreak.core.expressions import arithmetic, casts, comparison, logic, synt
 from tiebreak.core.expressions.checks import Checks, described
 from tiebreak.core.expressions.columns import column
 from tiebreak.core.expressions.functions import FUNCTIONS
-from tiebreak.core.expressions.mistakes import Mistake
+from tiebreak.core.expressions.mistakes import Mistake, SyntaxMistake
 from tiebreak.core.expressions.operands import Operand, constant, settled
 from tiebreak.core.expressions.scope import Scope, Type
 from tiebreak.core.suggestions import did_you_mean
@@ -316,7 +316,13 @@ class Compiler:
         if function.needs_business_days and not self._checks.calendar.has_business_days:
             return self._checks.mistake("the calendar has no business days", node.position)
         typed = arguments and self._checks.arguments(function, arguments, node.position)
-        return None if not typed else function.build(typed, self._checks.calendar, node.position)
+        if not typed:
+            return None
+        try:
+            return function.build(typed, self._checks.calendar, node.position)
+        except SyntaxMistake as error:
+            self.mistakes.append(error.mistake)
+            return None
 
 
 def _folded(error: pl.Expr) -> pl.Expr | None:

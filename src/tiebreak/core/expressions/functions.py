@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from tiebreak.core.expressions import arithmetic, comparison, logic, texts, times
+from tiebreak.core.expressions import arithmetic, comparison, geo, logic, texts, times
 from tiebreak.core.expressions.operands import (
     Operand,
     boolean,
@@ -43,6 +43,7 @@ class Parameter:
     bounds: tuple[int, int] | None = None
 
 
+# May raise `SyntaxMistake` where a constant text has a syntax of its own.
 Build = Callable[[Sequence[Operand], LocalCalendar, int], Operand]
 
 
@@ -197,6 +198,16 @@ _S = Parameter("tags", TAGS)
 _DIGITS = Parameter("digits", INTEGER, is_constant=True, bounds=(0, 15))
 _CONSTANT = Parameter("'x'", TEXT, is_constant=True)
 
+
+def _place(end: str = "") -> tuple[Parameter, Parameter]:
+    return (
+        Parameter(f"lat{end}", NUMERIC, bounds=geo.LATITUDES),
+        Parameter(f"lon{end}", NUMERIC, bounds=geo.LONGITUDES),
+    )
+
+
+_LEVEL = Parameter("level", INTEGER, is_constant=True, bounds=geo.LEVELS)
+
 _ALL = (
     Function("lower", (_T,), _one(texts.lower)),
     Function("upper", (_T,), _one(texts.upper)),
@@ -271,5 +282,17 @@ _ALL = (
         needs_zone=True,
         needs_business_days=True,
     ),
+    Function("geo_distance", (*_place("1"), *_place("2")), lambda a, _, at: geo.distance(a, at)),
+    Function(
+        "geo_within_radius",
+        (*_place(), *_place("0"), Parameter("metres", NUMERIC, bounds=geo.RADII)),
+        lambda a, _, at: geo.within_radius(a, at),
+    ),
+    Function(
+        "geo_within",
+        (*_place(), Parameter("'WKT'", TEXT, is_constant=True)),
+        lambda a, _, at: geo.within(a, at),
+    ),
+    Function("geo_cell", (*_place(), _LEVEL), lambda a, _, at: geo.cell(a, at)),
 )
 FUNCTIONS: Mapping[str, Function] = {function.name: function for function in _ALL}
