@@ -19,6 +19,7 @@ from lightgbm.callback import CallbackEnv  # noqa: E402
 
 lgb: Any = lightgbm  # its types are incomplete
 
+ZERO = float(np.float32(1e-35))  # LightGBM takes what is not further from 0 for 0
 _IS_CATEGORY, _DEFAULT_LEFT, _MISSING_IS_ZERO, _MISSING_IS_NAN = 1, 2, 4, 8  # bits of decision_type
 
 
@@ -140,11 +141,15 @@ def _tree(entries: Mapping[str, str]) -> Tree:
 
 
 def least_above(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The least float32 above each threshold: for float32 x, `x <= t` is `x < least_above(t)`.
+    """For each threshold t the least float32 x that does not go left, where `x <= t` does.
 
-    Rounding to the nearest instead would let rows between a threshold and its rounding change
-    sides.
+    So t is rounded down to float32 and the next number taken; rounding to the nearest would let
+    rows change sides. No t parts the numbers that count as 0.
     """
+    thresholds = np.where((thresholds >= 0) & (thresholds < ZERO), ZERO, thresholds)
+    is_just_below = (thresholds < 0) & (thresholds >= -ZERO)
+    thresholds = np.where(is_just_below, np.nextafter(-ZERO, -np.inf), thresholds)
     with np.errstate(over="ignore"):
         nearest = thresholds.astype(np.float32)
-    return np.where(nearest > thresholds, nearest, np.nextafter(nearest, np.float32(np.inf)))
+        above = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest > thresholds, nearest, above)

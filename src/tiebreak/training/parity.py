@@ -102,7 +102,8 @@ def _tree_rows(
 def _around(threshold: np.float32) -> NDArray[np.float32]:
     """Just below the threshold, at it, just above; beyond all features' range only NaN gets."""
     infinite = np.float32(np.inf)
-    steps = [np.nextafter(threshold, -infinite), threshold, np.nextafter(threshold, infinite)]
+    with np.errstate(over="ignore"):
+        steps = [np.nextafter(threshold, -infinite), threshold, np.nextafter(threshold, infinite)]
     return np.where(np.isfinite(steps), steps, np.float32(np.nan)).astype(np.float32)
 
 

@@ -35,6 +35,12 @@ class TooLittleData(InvalidInput):
     code = "too_little_data"
 
 
+class NothingLearnt(InvalidInput):
+    """No feature tells the labels apart: the trees have no split."""
+
+    code = "nothing_learnt"
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
     """A trained model: the parts of its bundle, and what is said about it."""
@@ -73,8 +79,8 @@ def train(
     The family `best` trains one model of each and takes the one with the larger area under the
     precision-recall curve of the validation rows, the first of equals. The same snapshot,
     parameters and fingerprint give the same bytes. `progress` is called with the step's name and
-    the share of it that is done. Raises TooLittleData, ExplanationTooLarge, ExportRefused and
-    OpenmpMissing.
+    the share of it that is done. Raises TooLittleData, NothingLearnt, ExplanationTooLarge,
+    ExportRefused and OpenmpMissing.
     """
     split = split_by_time(snapshot, parameters)
     specs = feature_specs(split.training)
@@ -120,6 +126,8 @@ def _exported(
     validation: Rows,
 ) -> Fitted:
     forest = booster.forest()
+    if not any((tree.left >= 0).any() for tree in forest.trees):
+        raise NothingLearnt(hint="Define features that vary, or import more tickets.")
     parts = {
         parts_of.ONNX: to_onnx(forest),
         booster.part: booster.dump(),
