@@ -245,6 +245,22 @@ def test_a_graph_that_differs_in_one_number_is_refused(
         _prove({**trained.parts, ONNX: graph}, booster, validation)
 
 
+def test_a_threshold_one_step_of_float32_off_is_refused(
+    trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
+) -> None:
+    forest = booster.forest()
+    first, *others = forest.trees
+    threshold = first.threshold.copy()
+    threshold[0] = np.nextafter(threshold[0], np.float32(np.inf))
+    shifted = replace(forest, trees=(replace(first, threshold=threshold), *others))
+    graph = to_onnx(shifted)
+    # rows at which nobody looked would not have told
+    altered = Model.load({**trained.parts, ONNX: graph}, "digest").margins(validation)
+    assert np.abs(altered - booster.margins(validation)).max() <= TOLERANCE
+    with pytest.raises(ExportRefused):
+        _prove({**trained.parts, ONNX: graph}, booster, validation)
+
+
 def test_a_graph_without_its_last_tree_is_refused(
     trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
 ) -> None:
