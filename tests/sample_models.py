@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
+import xgboost as xgb
 
-from tiebreak.core.workflow import Field, FieldType, Label, RowFeature, Workflow
+from tiebreak.core.workflow import FamilyChoice, Field, FieldType, Label, RowFeature, Workflow
 from tiebreak.training.dataset import Snapshot
-from tiebreak.training.fit import Parameters
+from tiebreak.training.fit import Booster, Parameters
+from tiebreak.training.lightgbm_booster import LightgbmBooster, lgb
+from tiebreak.training.xgboost_booster import XgboostBooster
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 VALID_FROM = START + timedelta(days=300)
@@ -83,6 +87,17 @@ def snapshot(rows: int = 3_000, seed: int = 0) -> Snapshot:
     )
 
 
-def parameters(rounds: int = 40, max_depth: int = 5, seed: int = 7) -> Parameters:
+def parameters(
+    rounds: int = 40, max_depth: int = 5, seed: int = 7, family: FamilyChoice = "xgboost"
+) -> Parameters:
     """Parameters that train in a moment."""
-    return Parameters(valid_from=VALID_FROM, rounds=rounds, max_depth=max_depth, seed=seed)
+    return Parameters(
+        valid_from=VALID_FROM, family=family, rounds=rounds, max_depth=max_depth, seed=seed
+    )
+
+
+def native(parts: Mapping[str, bytes]) -> Booster:
+    """The booster in a bundle's parts, as its library reads it."""
+    if XgboostBooster.part in parts:
+        return XgboostBooster(xgb.Booster(model_file=bytearray(parts[XgboostBooster.part])))
+    return LightgbmBooster(lgb.Booster(model_str=parts[LightgbmBooster.part].decode()))

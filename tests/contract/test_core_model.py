@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
-import xgboost as xgb
 from numpy.typing import NDArray
-from tests.sample_models import frame_of, parameters, snapshot
+from tests.sample_models import frame_of, native, parameters, snapshot
 
 from tiebreak.core.matrix import FIRST_KNOWN, MISSING, UNSEEN, FeatureColumnMissing
-from tiebreak.core.model import CALIBRATOR, MANIFEST, NATIVE, TABLES, Model, ModelMalformed
+from tiebreak.core.model import CALIBRATOR, MANIFEST, TABLES, Model, ModelMalformed
 from tiebreak.core.workflow import Cuts
+from tiebreak.training.fit import FAMILIES, Booster
 from tiebreak.training.train import TrainingResult, train
 
 TOLERANCE = 1e-5
@@ -21,10 +21,11 @@ ROWS = 1_000
 BATCHES = (1, 2, 7, 64)
 
 
-@pytest.fixture(scope="module")
-def trained() -> TrainingResult:
-    """A model, trained once."""
-    return train(snapshot(), parameters(), lambda step, share: None, fingerprint="here")
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request: pytest.FixtureRequest) -> TrainingResult:
+    """A model of each family, trained once."""
+    chosen = parameters(family=request.param)
+    return train(snapshot(), chosen, lambda step, share: None, fingerprint="here")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,9 @@ def model(trained: TrainingResult) -> Model:
 
 
 @pytest.fixture(scope="module")
-def booster(trained: TrainingResult) -> xgb.Booster:
+def booster(trained: TrainingResult) -> Booster:
     """The model as it was trained."""
-    return xgb.Booster(model_file=bytearray(trained.parts[NATIVE]))
+    return native(trained.parts)
 
 
 @pytest.fixture(scope="module")
@@ -59,33 +60,29 @@ def x(model: Model, frame: pl.DataFrame) -> NDArray[np.float32]:
     return np.concatenate([matrix, at_thresholds, ends])
 
 
-def _native(booster: xgb.Booster, x: NDArray[np.float32], **kind: bool) -> NDArray[np.float32]:
-    return booster.predict(xgb.DMatrix(x, nthread=1), **kind)
-
-
-def test_contributions_are_those_of_xgboost(
-    model: Model, booster: xgb.Booster, x: NDArray[np.float32]
+def test_contributions_are_those_of_the_library(
+    model: Model, booster: Booster, x: NDArray[np.float32]
 ) -> None:
-    native = _native(booster, x, pred_contribs=True)
-    assert np.abs(model.contributions(x) - native[:, :-1]).max() <= TOLERANCE
-    assert np.abs(model.base_value - native[:, -1]).max() <= TOLERANCE
-    assert (np.abs(native[:, :-1]).max(axis=0) > 0).all()  # no feature is compared in vain
+    theirs = booster.contributions(x)
+    assert np.abs(model.contributions(x) - theirs[:, :-1]).max() <= TOLERANCE
+    assert np.abs(model.base_value - theirs[:, -1]).max() <= TOLERANCE
+    assert (np.abs(theirs[:, :-1]).max(axis=0) > 0).all()  # no feature is compared in vain
 
 
 def test_contributions_and_base_value_add_up_to_the_margin(
-    model: Model, booster: xgb.Booster, x: NDArray[np.float32]
+    model: Model, booster: Booster, x: NDArray[np.float32]
 ) -> None:
     sums = model.contributions(x).sum(axis=1) + model.base_value
     assert np.abs(sums - model.margins(x)).max() <= TOLERANCE
-    assert np.abs(sums - _native(booster, x, output_margin=True)).max() <= TOLERANCE
+    assert np.abs(sums - booster.margins(x)).max() <= TOLERANCE
 
 
-def test_margins_are_those_of_xgboost(
-    model: Model, booster: xgb.Booster, x: NDArray[np.float32]
+def test_margins_are_those_of_the_library(
+    model: Model, booster: Booster, x: NDArray[np.float32]
 ) -> None:
-    native = _native(booster, x, output_margin=True)
-    assert np.abs(model.margins(x) - native).max() <= TOLERANCE
-    assert native.std() > 0.1
+    theirs = booster.margins(x)
+    assert np.abs(model.margins(x) - theirs).max() <= TOLERANCE
+    assert theirs.std() > 0.1
 
 
 @pytest.mark.parametrize("rows", BATCHES)
@@ -166,13 +163,11 @@ def test_a_margin_reaches_a_cut_where_its_score_reaches_the_probability(
     assert sorted(margin_cuts) == list(margin_cuts)
 
 
-def test_rows_without_any_value_are_scored_and_explained(
-    model: Model, booster: xgb.Booster
-) -> None:
+def test_rows_without_any_value_are_scored_and_explained(model: Model, booster: Booster) -> None:
     empty = np.full((3, len(model.features)), np.nan, dtype=np.float32)
-    native = _native(booster, empty, pred_contribs=True)
+    theirs = booster.contributions(empty)
     assert np.isfinite(model.scores(model.margins(empty))).all()
-    assert np.abs(model.contributions(empty) - native[:, :-1]).max() <= TOLERANCE
+    assert np.abs(model.contributions(empty) - theirs[:, :-1]).max() <= TOLERANCE
 
 
 def test_missing_and_unseen_values_have_codes_of_their_own(model: Model) -> None:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import polars as pl
 import pytest
-from tests.databases import DatabaseUrls, execute, run
+from tests.databases import DatabaseUrls, execute, fetch, run
 
 from tiebreak import cli
 from tiebreak.cli import exits
@@ -187,6 +187,25 @@ def test_the_same_data_and_seed_give_the_same_bundle(place: Place) -> None:
     again = place.json("train", "locate", *TRAINING)
     assert again["bundle_digest"] == place.json("release", "status")["releases"][0]["model"]
     assert again["metrics"]["auc"] > 0.6
+
+
+def test_the_better_family_is_taken_and_both_are_told(place: Place) -> None:
+    told = place.json("train", "locate", *TRAINING, "--family", "best")
+    ranked = {family: figures["pr_auc"] for family, figures in told["families"].items()}
+    assert ranked.keys() == {"xgboost", "lightgbm"}
+    assert told["metrics"]["pr_auc"] == ranked[told["family"]] == max(ranked.values())
+    code, out, _ = place.run("train", "locate", *TRAINING, "--family", "best")
+    assert code == exits.OK
+    assert "PR-AUC of lightgbm" in out
+    runs = run(
+        fetch(
+            place.urls.admin,
+            "SELECT parameters, metrics FROM ml_training_runs ORDER BY started_at DESC LIMIT 1",
+        )
+    )
+    assert json.loads(runs[0]["parameters"])["family"] == "best"
+    metrics = json.loads(runs[0]["metrics"])
+    assert (metrics["family"], metrics["families"]) == (told["family"], told["families"])
 
 
 def test_nobody_approves_a_policy_of_their_own(place: Place) -> None:

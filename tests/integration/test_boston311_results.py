@@ -62,6 +62,7 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
         workflow,
         known_by=datetime(2017, 1, 8, tzinfo=UTC),
         valid_from=VALID_FROM,
+        family=None,
         parameters=Parameters(valid_from=VALID_FROM),
         author="ann",
         reason="test",

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from importlib.metadata import version
 
 import numpy as np
 import onnx
 import orjson
 import polars as pl
 import pytest
-import xgboost as xgb
 from numpy.typing import NDArray
 from onnx import helper
-from tests.sample_models import START, VALID_FROM, parameters, snapshot
+from tests.sample_models import START, VALID_FROM, native, parameters, snapshot
 
 from tiebreak.bundles.format import pack
-from tiebreak.core.model import MANIFEST, NATIVE, ONNX, PARTS, TABLES, Model
+from tiebreak.core.model import CALIBRATOR, MANIFEST, ONNX, TABLES, Model
+from tiebreak.core.workflow import FamilyChoice
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.export import to_onnx
-from tiebreak.training.fit import Parameters
+from tiebreak.training.fit import FAMILIES, Booster, Family, Parameters, TooDeep
 from tiebreak.training.parity import TOLERANCE, ExportRefused, prove_parity
-from tiebreak.training.train import TooLittleData, TrainingResult, split_by_time, train
-from tiebreak.training.trees import read_forest
+from tiebreak.training.train import (
+    NothingLearnt,
+    TooLittleData,
+    TrainingResult,
+    split_by_time,
+    train,
+)
 
 
 def _train(
@@ -36,16 +42,22 @@ def _train(
     )
 
 
-@pytest.fixture(scope="module")
-def trained() -> TrainingResult:
-    """A model, trained once."""
-    return _train()
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Each family in turn."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def booster(trained: TrainingResult) -> xgb.Booster:
+def trained(family: Family) -> TrainingResult:
+    """A model of the family, trained once."""
+    return _train(chosen=parameters(family=family))
+
+
+@pytest.fixture(scope="module")
+def booster(trained: TrainingResult) -> Booster:
     """The model as it was trained."""
-    return xgb.Booster(model_file=bytearray(trained.parts[NATIVE]))
+    return native(trained.parts)
 
 
 @pytest.fixture(scope="module")
@@ -55,27 +67,37 @@ def validation(trained: TrainingResult) -> NDArray[np.float32]:
     return model.matrix(split_by_time(snapshot(), parameters()).validation.frame)
 
 
-def test_the_same_input_gives_the_same_bytes(trained: TrainingResult) -> None:
-    assert sorted(trained.parts) == sorted(PARTS)
-    assert pack(_train().parts) == pack(trained.parts)
+def test_the_same_input_gives_the_same_bytes(trained: TrainingResult, family: Family) -> None:
+    own = {"xgboost": "model.ubj", "lightgbm": "model.txt"}[family]
+    assert trained.parts.keys() == {MANIFEST, ONNX, TABLES, CALIBRATOR, own}
+    assert pack(_train(chosen=parameters(family=family)).parts) == pack(trained.parts)
 
 
-def test_another_seed_gives_another_model(trained: TrainingResult) -> None:
-    other = _train(chosen=parameters(seed=8))
+def test_another_seed_gives_another_model(trained: TrainingResult, family: Family) -> None:
+    other = _train(chosen=parameters(seed=8, family=family))
     assert pack(other.parts) != pack(trained.parts)
     assert other.parts[ONNX] != trained.parts[ONNX]
 
 
 def test_another_fingerprint_gives_the_same_trees_in_another_bundle(
-    trained: TrainingResult,
+    trained: TrainingResult, family: Family
 ) -> None:
-    other = _train(fingerprint="elsewhere")
+    other = _train(chosen=parameters(family=family), fingerprint="elsewhere")
     assert pack(other.parts) != pack(trained.parts)
-    assert {name for name in PARTS if other.parts[name] != trained.parts[name]} == {MANIFEST}
+    assert _differing(other, trained) == {MANIFEST}
 
 
-def test_the_manifest_says_what_was_done(trained: TrainingResult) -> None:
+def _differing(one: TrainingResult, other: TrainingResult) -> set[str]:
+    """The parts that one has not as the other has them."""
+    return {name for name, data in one.parts.items() if data != other.parts.get(name)}
+
+
+def test_the_manifest_says_what_was_done(trained: TrainingResult, family: Family) -> None:
     manifest = orjson.loads(trained.parts[MANIFEST])
+    assert manifest["family"] == manifest["parameters"]["family"] == family
+    library = {"xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}[family]
+    assert manifest["versions"][library] == version(library)
+    assert manifest["families"][family]["pr_auc"] == manifest["metrics"]["pr_auc"]
     split = split_by_time(snapshot(), parameters())
     assert manifest["fingerprint"] == "here"
     assert manifest["seed"] == 7
@@ -89,11 +111,12 @@ def test_the_manifest_says_what_was_done(trained: TrainingResult) -> None:
     assert manifest["parity"]["rows"] > split.validation.frame.height
 
 
-def test_progress_reports_every_step_in_order() -> None:
+@pytest.mark.parametrize("choice", [*FAMILIES, "best"])
+def test_progress_reports_every_step_in_order(choice: FamilyChoice) -> None:
     seen: list[tuple[str, float]] = []
     train(
         snapshot(),
-        parameters(rounds=5),
+        parameters(rounds=5, family=choice),
         lambda step, share: seen.append((step, share)),
         fingerprint="here",
     )
@@ -102,6 +125,40 @@ def test_progress_reports_every_step_in_order() -> None:
     fitted = [share for step, share in seen if step == "fit"]
     assert fitted == sorted(fitted)
     assert fitted[-1] == 1.0
+
+
+@pytest.mark.parametrize(("seed", "better"), [(0, "lightgbm"), (1, "xgboost")])
+def test_the_best_family_is_the_one_that_ranks_validation_rows_better(
+    seed: int, better: Family
+) -> None:
+    taken = snapshot(seed=seed)
+    both = _train(taken, parameters(family="best"))
+    alone = {family: _train(taken, parameters(family=family)) for family in FAMILIES}
+    ranked = {family: result.manifest["metrics"]["pr_auc"] for family, result in alone.items()}
+    assert max(ranked, key=lambda family: ranked[family]) == both.manifest["family"] == better
+    assert {f: one["pr_auc"] for f, one in both.manifest["families"].items()} == ranked
+    assert _differing(both, alone[better]) == {MANIFEST}
+
+
+def test_where_no_row_lacks_a_value_a_missing_one_is_scored_as_trained(family: Family) -> None:
+    taken = snapshot()
+    around_zero = [(pl.col(name).fill_null(1) - 1) for name in ("depth_m", "member_count")]
+    whole = taken.frame.with_columns(*around_zero, pl.col("urgent").fill_null(value=False))
+    result = _train(replace(taken, frame=whole), parameters(family=family))
+    assert result.manifest["parity"]["margin"] <= TOLERANCE
+
+
+def test_features_that_tell_nothing_are_refused(family: Family) -> None:
+    taken = snapshot()
+    same = taken.frame.with_columns(pl.all().first())
+    with pytest.raises(NothingLearnt):
+        _train(replace(taken, frame=same), parameters(family=family))
+
+
+@pytest.mark.parametrize("depth", [0, 9])
+def test_trees_of_unfit_depth_are_refused(depth: int) -> None:
+    with pytest.raises(TooDeep):
+        parameters(max_depth=depth)
 
 
 def test_the_parts_of_a_split_follow_each_other_in_time() -> None:
@@ -165,13 +222,13 @@ def _altered_onnx(data: bytes, attribute: str, change: float) -> bytes:
 
 
 def _prove(
-    parts: dict[str, bytes], booster: xgb.Booster, rows: NDArray[np.float32]
+    parts: dict[str, bytes], booster: Booster, rows: NDArray[np.float32]
 ) -> dict[str, float]:
-    return prove_parity(Model.load(parts, "digest"), booster, read_forest(booster), rows, seed=7)
+    return prove_parity(Model.load(parts, "digest"), booster, booster.forest(), rows, seed=7)
 
 
 def test_what_was_exported_is_proved(
-    trained: TrainingResult, booster: xgb.Booster, validation: NDArray[np.float32]
+    trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
 ) -> None:
     assert _prove(trained.parts, booster, validation) == trained.manifest["parity"]
 
@@ -179,7 +236,7 @@ def test_what_was_exported_is_proved(
 @pytest.mark.parametrize("attribute", ["target_weights", "nodes_values"])
 def test_a_graph_that_differs_in_one_number_is_refused(
     trained: TrainingResult,
-    booster: xgb.Booster,
+    booster: Booster,
     validation: NDArray[np.float32],
     attribute: str,
 ) -> None:
@@ -188,16 +245,33 @@ def test_a_graph_that_differs_in_one_number_is_refused(
         _prove({**trained.parts, ONNX: graph}, booster, validation)
 
 
-def test_a_graph_without_its_last_tree_is_refused(
-    trained: TrainingResult, booster: xgb.Booster, validation: NDArray[np.float32]
+def test_a_threshold_one_step_of_float32_off_is_refused(
+    trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
 ) -> None:
-    shorter = to_onnx(booster[: booster.num_boosted_rounds() - 1])
+    forest = booster.forest()
+    first, *others = forest.trees
+    threshold = first.threshold.copy()
+    threshold[0] = np.nextafter(threshold[0], np.float32(np.inf))
+    shifted = replace(forest, trees=(replace(first, threshold=threshold), *others))
+    graph = to_onnx(shifted)
+    # rows at which nobody looked would not have told
+    altered = Model.load({**trained.parts, ONNX: graph}, "digest").margins(validation)
+    assert np.abs(altered - booster.margins(validation)).max() <= TOLERANCE
+    with pytest.raises(ExportRefused):
+        _prove({**trained.parts, ONNX: graph}, booster, validation)
+
+
+def test_a_graph_without_its_last_tree_is_refused(
+    trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
+) -> None:
+    forest = booster.forest()
+    shorter = to_onnx(replace(forest, trees=forest.trees[:-1]))
     with pytest.raises(ExportRefused):
         _prove({**trained.parts, ONNX: shorter}, booster, validation)
 
 
 def test_tables_that_differ_are_refused(
-    trained: TrainingResult, booster: xgb.Booster, validation: NDArray[np.float32]
+    trained: TrainingResult, booster: Booster, validation: NDArray[np.float32]
 ) -> None:
     tables = Model.load(trained.parts, "digest").tables
     values = tables.values.copy()

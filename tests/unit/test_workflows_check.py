@@ -9,7 +9,7 @@ import pytest
 
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.policy import Policy
-from tiebreak.core.workflow import HistoryFeature, RowFeature
+from tiebreak.core.workflow import HistoryFeature, RowFeature, Workflow
 from tiebreak.workflows.check import Checked, MistakenWorkflow, check_folder
 
 WORKFLOW = """\
@@ -128,6 +128,18 @@ def test_the_same_files_are_the_same_version(tmp_path: Path) -> None:
     assert one.rules.version == three.rules.version != two.rules.version
 
 
+def test_the_family_is_part_of_the_version_where_it_is_not_the_default(tmp_path: Path) -> None:
+    plain, chosen = (
+        check(tmp_path, workflow=WORKFLOW + line).workflow
+        for line in ("family: xgboost\n", "family: lightgbm\n")
+    )
+    assert (plain.family, chosen.family) == ("xgboost", "lightgbm")
+    assert plain.version == check(tmp_path).workflow.version != chosen.version
+    assert Workflow.model_validate_json(plain.model_dump_json()) == plain
+    assert Workflow.model_validate_json(chosen.model_dump_json()) == chosen
+    assert "family" not in plain.model_dump()  # so versions from before it keep their names
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     checked = check(
         tmp_path,
@@ -239,6 +251,9 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("workflow", "label:", "rules: {}\nlabel:", ("workflow.yaml:20", "move it to rules.yaml")),
         ("workflow", "title: Holes", "title: Holes\ntitle: Holes",
          ("workflow.yaml:3", "`title` stands here again")),
+        ("workflow", "title: Holes", "title: Holes\nfamily: lightgm",
+         ("workflow.yaml:3",
+          "`lightgm` is not one of xgboost, lightgbm, best|did you mean `lightgbm`?")),
         # features
         ("features", "depth > 3", "depth > '3'", ("features.yaml:3", "NUMBER")),
         ("features", "hour(opened_at)", "remarks", ("features.yaml:2", "TEXT")),

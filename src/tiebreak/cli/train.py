@@ -10,7 +10,8 @@ import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
-from tiebreak.training.fit import Parameters
+from tiebreak.core.workflow import FamilyChoice
+from tiebreak.training.fit import DEEPEST, Parameters
 from tiebreak.training.runs import Run, Trainer
 from tiebreak.workflows import versions
 
@@ -35,9 +36,13 @@ def command(
             help="Tickets from then on (UTC) only validate; default: the latest fifth.",
         ),
     ] = None,
+    family: Annotated[
+        FamilyChoice | None,
+        typer.Option(help="`best` trains both and takes the better one; default: the workflow's."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same data and seed give the same bytes.")] = 0,
     trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
-    depth: Annotated[int, typer.Option(min=1, max=8)] = DEFAULTS.max_depth,
+    depth: Annotated[int, typer.Option(min=1, max=DEEPEST)] = DEFAULTS.max_depth,
     learning_rate: Annotated[float, typer.Option(min=0.001, max=1)] = DEFAULTS.learning_rate,
     person: PersonOption = None,
     json: JsonOption = False,
@@ -59,6 +64,7 @@ def command(
                 stored.workflow,
                 known_by=_utc(known_by) or datetime.now(UTC),
                 valid_from=_utc(valid_from),
+                family=family,
                 parameters=parameters,
                 author=session.person,
                 reason=reason,
@@ -75,7 +81,17 @@ def command(
 
 def as_data(run: Run) -> dict[str, Any]:
     """A run as plain data."""
-    kept = ("rows", "trees", "seed", "data_hash", "metrics", "parity", "versions")
+    kept = (
+        "family",
+        "families",
+        "rows",
+        "trees",
+        "seed",
+        "data_hash",
+        "metrics",
+        "parity",
+        "versions",
+    )
     return {
         "run_id": str(run.run_id),
         "workflow": run.workflow,
@@ -92,6 +108,8 @@ def metrics_table(run: Run) -> RenderableType:
         ("trained on", f"{rows['training']:,} tickets"),
         ("stopped and calibrated on", f"{rows['tuning']:,} tickets"),
         ("validated on", f"{rows['validation']:,} tickets, {metrics['positives']:,} bad ends"),
+        ("family", run.manifest["family"]),
+        *_comparison(run.manifest["families"]),
         ("trees", run.manifest["trees"]),
         ("AUC", _figure(metrics["auc"])),
         ("PR-AUC", f"{_figure(metrics['pr_auc'])} (by chance {metrics['base_rate']:.3f})"),
@@ -99,6 +117,13 @@ def metrics_table(run: Run) -> RenderableType:
         ("Brier score", f"{metrics['brier']:.4f}"),
     ]
     return table(f"Model for {run.workflow}, on tickets it has not seen", ("", ""), figures)
+
+
+def _comparison(families: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """The figures by which the family was chosen, where there was a choice."""
+    if len(families) == 1:
+        return []
+    return [(f"PR-AUC of {name}", _figure(one["pr_auc"])) for name, one in families.items()]
 
 
 def _figure(value: float | None) -> str:

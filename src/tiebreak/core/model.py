@@ -24,9 +24,8 @@ from tiebreak.errors import IntegrityFailure
 
 ort: Any = onnxruntime  # it comes without types
 
-MANIFEST, ONNX, NATIVE = "manifest.json", "model.onnx", "model.ubj"
+MANIFEST, ONNX = "manifest.json", "model.onnx"
 TABLES, CALIBRATOR = "explanation.tables", "calibrator.json"
-PARTS = (MANIFEST, ONNX, NATIVE, TABLES, CALIBRATOR)
 INPUT, OUTPUT = "features", "margin"
 
 

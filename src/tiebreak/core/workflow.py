@@ -17,6 +17,7 @@ from pydantic import Field as Constraint
 
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
+FamilyChoice = Literal["xgboost", "lightgbm", "best"]  # best: what validates better
 
 
 class FieldType(StrEnum):
@@ -223,6 +224,8 @@ class Workflow(_Frozen):
     features: tuple[RowFeature | HistoryFeature, ...] = ()
     knobs: Knobs = Knobs()
     label: Label | None = None
+    # left out where it is the default, so that versions from before it was there keep their names
+    family: FamilyChoice = Constraint(default="xgboost", exclude_if=lambda x: x == "xgboost")
     retention: Retention = Retention()
 
     @property

@@ -1,41 +1,27 @@
-"""Booster → ONNX graph that yields raw margins."""
+"""Forest → ONNX graph that yields raw margins."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
-import xgboost as xgb
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from onnxmltools import convert_xgboost  # pyright: ignore[reportUnknownVariableType]
-from onnxmltools.convert.common.data_types import FloatTensorType
 
 from tiebreak.core.model import INPUT, OUTPUT
+from tiebreak.training.trees import Forest
 
 _OPSETS = [helper.make_opsetid("", 15), helper.make_opsetid("ai.onnx.ml", 1)]
 _IR_VERSION = 8
-_RENAMED = {
-    "class_ids": "target_ids",
-    "class_nodeids": "target_nodeids",
-    "class_treeids": "target_treeids",
-    "class_weights": "target_weights",
-}
-_DROPPED = {"classlabels_int64s", "post_transform"}
 
 
-def to_onnx(booster: xgb.Booster) -> bytes:
-    """The booster as an ONNX model: features (n, f) float32 → margin (n, 1) float32.
+def to_onnx(forest: Forest) -> bytes:
+    """The forest as an ONNX model: features (n, f) float32 → margin (n, 1) float32.
 
-    The converter writes a classifier, whose label output has a wrong shape that makes ONNX
-    Runtime warn at every call, and whose probabilities we do not want: they cost time, and the
-    bits of `exp` differ between CPUs. So its trees are put into a regressor node, without label
-    and without link function.
+    Without label and without link function: they cost time, and the bits of `exp` differ between
+    CPUs.
     """
-    feature_count = booster.num_features()
-    converted = convert_xgboost(
-        booster, name="tiebreak", initial_types=[(INPUT, FloatTensorType([None, feature_count]))]
-    )
-    (classifier,) = converted.graph.node
     node = helper.make_node(
         "TreeEnsembleRegressor",
         [INPUT],
@@ -43,12 +29,13 @@ def to_onnx(booster: xgb.Booster) -> bytes:
         domain="ai.onnx.ml",
         n_targets=1,
         post_transform="NONE",
-        **_attributes(classifier),
+        base_values=[forest.base_margin],
+        **_attributes(forest),
     )
     graph = helper.make_graph(
         [node],
         "tiebreak",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, feature_count])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, forest.feature_count])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None, 1])],
     )
     model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
@@ -56,6 +43,31 @@ def to_onnx(booster: xgb.Booster) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _attributes(classifier: Any) -> dict[str, Any]:
-    values = {item.name: helper.get_attribute_value(item) for item in classifier.attribute}
-    return {str(_RENAMED.get(k, k)): v for k, v in values.items() if k not in _DROPPED}
+def _attributes(forest: Forest) -> dict[str, Any]:
+    """Nodes and leaves of all trees, flat; `true` is the way to the left."""
+    trees = forest.trees
+    counts = [len(tree.left) for tree in trees]
+    tree_ids = np.repeat(np.arange(len(trees)), counts)
+    node_ids = np.concatenate([np.arange(count) for count in counts])
+    is_leaf = np.concatenate([tree.left < 0 for tree in trees])
+
+    def of_splits(values: list[NDArray[Any]]) -> list[Any]:
+        joined = np.concatenate(values)
+        return np.where(is_leaf, np.zeros_like(joined), joined).tolist()
+
+    return {
+        "nodes_treeids": tree_ids.tolist(),
+        "nodes_nodeids": node_ids.tolist(),
+        "nodes_modes": np.where(is_leaf, "LEAF", "BRANCH_LT").tolist(),
+        "nodes_featureids": of_splits([tree.feature for tree in trees]),
+        "nodes_values": of_splits([tree.threshold for tree in trees]),
+        "nodes_truenodeids": of_splits([tree.left for tree in trees]),
+        "nodes_falsenodeids": of_splits([tree.right for tree in trees]),
+        "nodes_missing_value_tracks_true": of_splits(
+            [tree.default_left.astype(np.int64) for tree in trees]
+        ),
+        "target_treeids": tree_ids[is_leaf].tolist(),
+        "target_nodeids": node_ids[is_leaf].tolist(),
+        "target_ids": [0] * int(is_leaf.sum()),
+        "target_weights": np.concatenate([tree.value[tree.leaves] for tree in trees]).tolist(),
+    }

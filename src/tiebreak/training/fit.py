@@ -1,19 +1,29 @@
-"""Fits the trees: XGBoost, one thread, stopped early on later rows."""
+"""Fits the trees of a family of boosters: one thread, stopped early on later rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Literal, Protocol, assert_never
 
 import numpy as np
-import xgboost as xgb
 from numpy.typing import NDArray
-from xgboost.callback import TrainingCallback
+
+from tiebreak.core.workflow import FamilyChoice
+from tiebreak.errors import InvalidInput
+from tiebreak.training.trees import Forest
 
 Progress = Callable[[str, float], None]
-DEEPEST = 8  # explanation tables double with each level
+Family = Literal["xgboost", "lightgbm"]
+FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm")
+DEEPEST = 8
+
+
+class TooDeep(InvalidInput):
+    """Trees may be 1 to 8 levels deep: explanation tables double with each level."""
+
+    code = "max_depth_unfit"
 
 
 @dataclass(frozen=True)
@@ -21,10 +31,12 @@ class Parameters:
     """How to train; all of it stands in the manifest.
 
     Rows with `as_of` and label known before `valid_from` train, the last `tune_share` of them in
-    time stop the training and calibrate; rows from `valid_from` on only evaluate.
+    time stop the training and calibrate; rows from `valid_from` on only evaluate, and judge
+    between the families where `family` is `best`.
     """
 
     valid_from: datetime
+    family: FamilyChoice = "xgboost"
     seed: int = 0
     rounds: int = 300
     patience_rounds: int = 30
@@ -36,6 +48,10 @@ class Parameters:
     l2: float = 1.0
     tune_share: float = 0.2
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_depth <= DEEPEST:
+            raise TooDeep(max_depth=self.max_depth)
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -45,50 +61,48 @@ class Rows:
     y: NDArray[np.float32]
     weights: NDArray[np.float64]
 
-    def as_xgboost(self) -> xgb.DMatrix:
-        """The same rows as XGBoost takes them."""
-        return xgb.DMatrix(self.x, label=self.y, weight=self.weights, nthread=1)
+
+class Booster(Protocol):
+    """A trained binary logistic model in its library's own form; NaN is a missing value."""
+
+    @property
+    def library(self) -> str:
+        """The distribution that trained it."""
+        ...
+
+    @property
+    def part(self) -> str:
+        """What its dump is called in a bundle."""
+        ...
+
+    def margins(self, x: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Raw margins (n,) of the rows of x (n, f)."""
+        ...
+
+    def contributions(self, x: NDArray[np.float32]) -> NDArray[np.floating]:
+        """The library's own SHAP values (n, f + 1) of the rows of x (n, f), base value last."""
+        ...
+
+    def forest(self) -> Forest:
+        """Its trees."""
+        ...
+
+    def dump(self) -> bytes:
+        """The library's own file of it."""
+        ...
 
 
-def fit(training: Rows, tuning: Rows, parameters: Parameters, progress: Progress) -> xgb.Booster:
-    """A binary logistic booster, cut off at the round that was best on the tuning rows."""
-    booster = xgb.train(
-        _settings(training, parameters),
-        training.as_xgboost(),
-        num_boost_round=parameters.rounds,
-        evals=[(tuning.as_xgboost(), "tuning")],
-        early_stopping_rounds=parameters.patience_rounds,
-        verbose_eval=False,
-        callbacks=[_Reporter(parameters.rounds, progress)],
-    )
-    best = booster[: booster.best_iteration + 1]
-    best.set_attr(best_iteration=None, best_score=None)
-    return best
+def fit(
+    family: Family, training: Rows, tuning: Rows, parameters: Parameters, progress: Progress
+) -> Booster:
+    """A booster of the family, cut off at the round that was best on the tuning rows."""
+    # each library is loaded only where it trains
+    if family == "xgboost":
+        from tiebreak.training.xgboost_booster import XgboostBooster
 
+        return XgboostBooster.fit(training, tuning, parameters, progress)
+    if family == "lightgbm":
+        from tiebreak.training.lightgbm_booster import LightgbmBooster
 
-def _settings(training: Rows, parameters: Parameters) -> dict[str, Any]:
-    return {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "max_depth": parameters.max_depth,
-        "learning_rate": parameters.learning_rate,
-        "min_child_weight": parameters.min_child_weight,
-        "subsample": parameters.row_share,
-        "colsample_bytree": parameters.feature_share,
-        "lambda": parameters.l2,
-        "seed": parameters.seed,
-        "base_score": float(np.average(training.y, weights=training.weights)),
-        "nthread": 1,  # more threads add histograms in another order: other bits
-    }
-
-
-class _Reporter(TrainingCallback):
-    def __init__(self, rounds: int, progress: Progress) -> None:
-        self._rounds = rounds
-        self._progress = progress
-
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
-        """Reports the share of rounds that are done; never stops the training."""
-        self._progress("fit", (epoch + 1) / self._rounds)
-        return False
+        return LightgbmBooster.fit(training, tuning, parameters, progress)
+    assert_never(family)

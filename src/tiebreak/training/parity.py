@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import xgboost as xgb
 from numpy.typing import NDArray
 
 from tiebreak.core.matrix import MISSING, UNSEEN
 from tiebreak.core.model import Model
 from tiebreak.errors import IntegrityFailure
+from tiebreak.training.fit import Booster
 from tiebreak.training.trees import Forest, Tree
 
 TOLERANCE = 1e-5
-EXPLAINED_ROWS = 256  # XGBoost's own contributions are slow; margins are checked on all rows
+EXPLAINED_ROWS = 256  # the libraries' own contributions are slow; margins are checked on all rows
 
 
 class ExportRefused(IntegrityFailure):
@@ -24,7 +24,7 @@ class ExportRefused(IntegrityFailure):
 
 
 def prove_parity(
-    model: Model, booster: xgb.Booster, forest: Forest, rows: NDArray[np.float32], seed: int
+    model: Model, booster: Booster, forest: Forest, rows: NDArray[np.float32], seed: int
 ) -> dict[str, float]:
     """The largest differences found, all within TOLERANCE; ExportRefused otherwise.
 
@@ -88,39 +88,40 @@ def _tree_rows(
         left, right = int(tree.left[node]), int(tree.right[node])
         if left < 0:
             continue
-        feature, threshold = int(tree.feature[node]), tree.threshold[node]
-        below = np.nextafter(threshold, np.float32(-np.inf))
-        above = np.nextafter(threshold, np.float32(np.inf))
-        for value in (threshold, below, above, np.float32(np.nan)):
+        feature = int(tree.feature[node])
+        below, at, above = _around(tree.threshold[node])
+        for value in (at, below, above, np.float32(np.nan)):
             row = rows[random.integers(len(rows))].copy()
             row[list(wanted)] = list(wanted.values())
             row[feature] = value
             yield row
         stack.append((left, {**wanted, feature: below}))
-        stack.append((right, {**wanted, feature: threshold}))
+        stack.append((right, {**wanted, feature: at}))
 
 
-def _margin_difference(model: Model, booster: xgb.Booster, rows: NDArray[np.float32]) -> float:
-    return _largest(model.margins(rows), _native_margins(booster, rows))
+def _around(threshold: np.float32) -> NDArray[np.float32]:
+    """Just below the threshold, at it, just above; beyond all features' range only NaN gets."""
+    infinite = np.float32(np.inf)
+    with np.errstate(over="ignore"):
+        steps = [np.nextafter(threshold, -infinite), threshold, np.nextafter(threshold, infinite)]
+    return np.where(np.isfinite(steps), steps, np.float32(np.nan)).astype(np.float32)
 
 
-def _sum_difference(model: Model, booster: xgb.Booster, rows: NDArray[np.float32]) -> float:
+def _margin_difference(model: Model, booster: Booster, rows: NDArray[np.float32]) -> float:
+    return _largest(model.margins(rows), booster.margins(rows))
+
+
+def _sum_difference(model: Model, booster: Booster, rows: NDArray[np.float32]) -> float:
     sums = model.contributions(rows).sum(axis=1) + model.base_value
-    return max(_largest(sums, _native_margins(booster, rows)), _largest(sums, model.margins(rows)))
+    return max(_largest(sums, booster.margins(rows)), _largest(sums, model.margins(rows)))
 
 
-def _contribution_difference(
-    model: Model, booster: xgb.Booster, rows: NDArray[np.float32]
-) -> float:
-    native = booster.predict(xgb.DMatrix(rows, nthread=1), pred_contribs=True)
+def _contribution_difference(model: Model, booster: Booster, rows: NDArray[np.float32]) -> float:
+    native = booster.contributions(rows)
     return max(
         _largest(model.contributions(rows), native[:, :-1]),
         _largest(np.array([model.base_value]), native[:1, -1]),
     )
-
-
-def _native_margins(booster: xgb.Booster, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return booster.predict(xgb.DMatrix(rows, nthread=1), output_margin=True)
 
 
 def _largest(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float:

@@ -15,7 +15,7 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
-from tiebreak.core.workflow import Workflow
+from tiebreak.core.workflow import FamilyChoice, Workflow
 from tiebreak.errors import TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.store import tables
@@ -53,6 +53,7 @@ class Trainer:
         *,
         known_by: datetime,
         valid_from: datetime | None,
+        family: FamilyChoice | None,
         parameters: Parameters,
         author: str,
         reason: str,
@@ -60,14 +61,18 @@ class Trainer:
     ) -> Run:
         """Train on what was known by then, sign and store the bundle as the workflow's candidate.
 
-        `valid_from` None puts the latest `VALIDATION_SHARE` of the tickets aside for validation;
-        it replaces that of `parameters`. The run is recorded as `failed` when training refuses.
-        Raises what `read_snapshot` and `train` raise.
+        `valid_from` None puts the latest `VALIDATION_SHARE` of the tickets aside for validation,
+        `family` None takes the workflow's; they replace those of `parameters`. The run is
+        recorded as `failed` when training refuses. Raises what `read_snapshot` and `train` raise.
         """
         started_at = datetime.now(UTC)
         progress("read", 0.0)
         snapshot = await read_snapshot(self.db, workflow, known_by=known_by)
-        parameters = replace(parameters, valid_from=valid_from or latest_share(snapshot))
+        parameters = replace(
+            parameters,
+            valid_from=valid_from or latest_share(snapshot),
+            family=family or workflow.family,
+        )
         row = _row(snapshot, parameters, author, reason, started_at)
         fingerprint = engine_fingerprint().hash
         try:
@@ -78,7 +83,8 @@ class Trainer:
             await self._record(row | {"result": "failed", "metrics": _json({"error": error.code})})
             raise
         digest = await asyncio.to_thread(self._store, workflow.name, result)
-        done = {"bundle_digest": digest, "result": "bundled", "metrics": _json(result.metrics)}
+        metrics = {**result.metrics, **{k: result.manifest[k] for k in ("family", "families")}}
+        done = {"bundle_digest": digest, "result": "bundled", "metrics": _json(metrics)}
         await self._record(row | done | {"versions": _json(result.manifest["versions"])})
         return Run(row["run_id"], workflow.name, digest, result.manifest)
 

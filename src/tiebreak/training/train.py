@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-import xgboost as xgb
 
 from tiebreak.core import model as parts_of
+from tiebreak.core.calibration import Calibrator
 from tiebreak.core.matrix import FeatureSpec, feature_matrix
 from tiebreak.core.model import Model
 from tiebreak.errors import InvalidInput
@@ -19,20 +19,26 @@ from tiebreak.training.calibrate import calibrate
 from tiebreak.training.dataset import Snapshot, feature_specs
 from tiebreak.training.evaluate import Metrics, evaluate
 from tiebreak.training.export import to_onnx
-from tiebreak.training.fit import Parameters, Progress, Rows, fit
+from tiebreak.training.fit import FAMILIES, Booster, Family, Parameters, Progress, Rows, fit
 from tiebreak.training.parity import prove_parity
 from tiebreak.training.tables import build_tables
-from tiebreak.training.trees import read_forest
+from tiebreak.training.trees import Forest
 
 LEAST_ROWS = 200
 LEAST_POSITIVES = 10
-_LIBRARIES = ("numpy", "numba", "onnx", "onnxmltools", "onnxruntime", "polars", "xgboost-cpu")
+_LIBRARIES = ("numpy", "numba", "onnx", "onnxruntime", "polars")
 
 
 class TooLittleData(InvalidInput):
     """There is too little data to train on."""
 
     code = "too_little_data"
+
+
+class NothingLearnt(InvalidInput):
+    """No feature tells the labels apart: the trees have no split."""
+
+    code = "nothing_learnt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,40 +59,86 @@ class Split:
     validation: Snapshot
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A family's model as trained and as exported, and how good it is on the validation rows."""
+
+    family: Family
+    booster: Booster
+    forest: Forest
+    parts: dict[str, bytes]
+    model: Model
+    metrics: Metrics
+
+
 def train(
     snapshot: Snapshot, parameters: Parameters, progress: Progress, *, fingerprint: str
 ) -> TrainingResult:
     """A model trained on the snapshot, exported and proved equal to what was trained.
 
-    The same snapshot, parameters and fingerprint give the same bytes. `progress` is called with
-    the step's name and the share of it that is done. Raises TooLittleData, ExplanationTooLarge
-    and ExportRefused.
+    The family `best` trains one model of each and takes the one with the larger area under the
+    precision-recall curve of the validation rows, the first of equals. The same snapshot,
+    parameters and fingerprint give the same bytes. `progress` is called with the step's name and
+    the share of it that is done. Raises TooLittleData, NothingLearnt, ExplanationTooLarge,
+    ExportRefused and OpenmpMissing.
     """
     split = split_by_time(snapshot, parameters)
     specs = feature_specs(split.training)
     training, tuning, validation = (
         _rows(part, specs) for part in (split.training, split.tuning, split.validation)
     )
-    booster = fit(training, tuning, parameters, progress)
+    families = FAMILIES if parameters.family == "best" else (parameters.family,)
+    boosters = [
+        fit(family, training, tuning, parameters, _nth(progress, place, len(families)))
+        for place, family in enumerate(families)
+    ]
     progress("calibrate", 0.0)
-    margins = booster.predict(tuning.as_xgboost(), output_margin=True)
-    calibrator = calibrate(margins, tuning.y, tuning.weights)
+    calibrators = [_calibrated(booster, tuning) for booster in boosters]
     progress("export", 0.0)
-    forest = read_forest(booster)
-    exported = {
-        parts_of.ONNX: to_onnx(booster),
-        parts_of.NATIVE: bytes(booster.save_raw("ubj")),
+    fitted = [
+        _exported(*pair, specs, validation)
+        for pair in zip(families, boosters, calibrators, strict=True)
+    ]
+    best = max(fitted, key=lambda one: one.metrics["pr_auc"] or 0.0)
+    progress("prove", 0.0)
+    parity = prove_parity(best.model, best.booster, best.forest, validation.x, parameters.seed)
+    manifest = _manifest(split, specs, parameters, best, fitted, fingerprint) | {"parity": parity}
+    progress("done", 1.0)
+    return TrainingResult(
+        {**best.parts, parts_of.MANIFEST: _json(manifest)}, manifest, best.metrics
+    )
+
+
+def _nth(progress: Progress, place: int, count: int) -> Progress:
+    """Progress of one of several equal parts of a step."""
+    return lambda step, share: progress(step, (place + share) / count)
+
+
+def _calibrated(booster: Booster, tuning: Rows) -> Calibrator:
+    return calibrate(booster.margins(tuning.x).astype(np.float32), tuning.y, tuning.weights)
+
+
+def _exported(
+    family: Family,
+    booster: Booster,
+    calibrator: Calibrator,
+    specs: tuple[FeatureSpec, ...],
+    validation: Rows,
+) -> Fitted:
+    forest = booster.forest()
+    if not any((tree.left >= 0).any() for tree in forest.trees):
+        raise NothingLearnt(hint="Define features that vary, or import more tickets.")
+    parts = {
+        parts_of.ONNX: to_onnx(forest),
+        booster.part: booster.dump(),
         parts_of.TABLES: build_tables(forest).dump(),
         parts_of.CALIBRATOR: calibrator.dump(),
     }
-    manifest = _manifest(split, specs, parameters, booster, fingerprint)
-    model = Model.load({**exported, parts_of.MANIFEST: _json(manifest)}, digest="")
-    progress("prove", 0.0)
-    parity = prove_parity(model, booster, forest, validation.x, parameters.seed)
-    metrics = evaluate(model.scores(model.margins(validation.x)), validation.y, validation.weights)
-    manifest |= {"base_value": model.base_value, "metrics": metrics, "parity": parity}
-    progress("done", 1.0)
-    return TrainingResult({**exported, parts_of.MANIFEST: _json(manifest)}, manifest, metrics)
+    features = {"features": [asdict(spec) for spec in specs]}
+    model = Model.load({**parts, parts_of.MANIFEST: _json(features)}, digest="")
+    scores = model.scores(model.margins(validation.x))
+    metrics = evaluate(scores, validation.y, validation.weights)
+    return Fitted(family, booster, forest, parts, model, metrics)
 
 
 def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
@@ -145,10 +197,12 @@ def _manifest(
     split: Split,
     specs: tuple[FeatureSpec, ...],
     parameters: Parameters,
-    booster: xgb.Booster,
+    best: Fitted,
+    fitted: list[Fitted],
     fingerprint: str,
 ) -> dict[str, Any]:
     workflow = split.training.workflow
+    libraries = (*_LIBRARIES, *(one.booster.library for one in fitted))
     return {
         "workflow": workflow.name,
         "workflow_version": workflow.version,
@@ -163,14 +217,24 @@ def _manifest(
         },
         "parameters": asdict(parameters),
         "seed": parameters.seed,
-        "trees": booster.num_boosted_rounds(),
+        "family": best.family,
+        "families": {one.family: _figures(one) for one in fitted},
+        "trees": len(best.forest.trees),
+        "base_value": best.model.base_value,
+        "metrics": best.metrics,
         "versions": {
             "tiebreak": version("tiebreak"),
             "python": platform.python_version(),
-            **{name: version(name) for name in _LIBRARIES},
+            **{name: version(name) for name in libraries},
         },
         "fingerprint": fingerprint,
     }
+
+
+def _figures(fitted: Fitted) -> dict[str, Any]:
+    """What a family is judged by."""
+    kept = ("pr_auc", "auc", "log_loss")
+    return {"trees": len(fitted.forest.trees), **{name: fitted.metrics[name] for name in kept}}
 
 
 def _json(manifest: dict[str, Any]) -> bytes:

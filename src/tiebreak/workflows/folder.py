@@ -13,6 +13,7 @@ from tiebreak.core.workflow import (
     Calendar,
     Entity,
     EventSource,
+    FamilyChoice,
     Field,
     HistoryFeature,
     Knobs,
@@ -41,7 +42,7 @@ from tiebreak.workflows.source import (
 FILES: dict[str, tuple[str, ...]] = {
     "workflow.yaml": (
         "name", "title", "description", "ticket_id", "time", "calendar", "fields",
-        "outcome_fields", "events", "entities", "label", "knobs", "retention",
+        "outcome_fields", "events", "entities", "label", "family", "knobs", "retention",
     ),
     "features.yaml": ("features",),
     "rules.yaml": ("rules",),
@@ -57,6 +58,7 @@ class _Head(BaseModel):
     time: Name
     description: str = ""
     ticket_id: str = "ticket_id"
+    family: FamilyChoice = "xgboost"
 
 
 class _Top(_Head):

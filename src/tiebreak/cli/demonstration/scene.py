@@ -91,6 +91,7 @@ class Scene:
             self.workflow,
             known_by=datetime.now(UTC),
             valid_from=None,
+            family=None,
             parameters=parameters or Parameters(valid_from=datetime.now(UTC)),
             author=AUTHOR,
             reason=REASON,
