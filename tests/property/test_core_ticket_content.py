@@ -97,3 +97,15 @@ def test_no_bytes_raise(body: bytes) -> None:
     SCHEMA.parse(body)
     SCHEMA.parse(b'{"text":"' + body + b'"}')
     parse_submission(SCHEMA, b'{"fields":' + body + b"}")
+
+
+@given(st.lists(values, max_size=8))
+def test_texts_decoded_at_once_give_the_same_columns(rows: list[dict[str, Any]]) -> None:
+    parsed = [SCHEMA.parse(orjson.dumps(row)) for row in rows]
+    texts = [SCHEMA.canonical(row).decode() for row in parsed]  # type: ignore[arg-type]
+    decoded = SCHEMA.load_frame(texts)
+    expected = SCHEMA.frame([SCHEMA.load(text) for text in texts])
+    assert decoded.schema == expected.schema
+    assert decoded.equals(expected)
+    numbers = [frame["number"].fill_null(0.0).to_numpy() for frame in (decoded, expected)]
+    assert numbers[0].tobytes() == numbers[1].tobytes()  # equality forgives the sign of zero

@@ -62,8 +62,28 @@ def known_columns(
     return fields.hstack(_columns_of_all(tickets)), context
 
 
+def loaded_columns(
+    rows: Sequence[Mapping[str, Any]], schema: Schema, context_columns: Sequence[str]
+) -> Columns:
+    """The same for rows of `tickets` whose content has not been erased, decoded all at once."""
+    fields = schema.load_frame([row["content"] for row in rows])
+    own = _identity([r["as_of"] for r in rows], [r["ticket_hash"] for r in rows])
+    return fields.hstack(own), _contexts([row["context"] for row in rows], context_columns)
+
+
+def _contexts(texts: Sequence[str], names: Sequence[str]) -> pl.DataFrame:
+    if not names:
+        return pl.DataFrame(height=len(texts))
+    decoded = pl.Struct(dict.fromkeys(names, pl.Int64()))
+    return pl.Series(texts, dtype=pl.String).str.json_decode(decoded).struct.unnest()
+
+
 def _columns_of_all(tickets: Sequence[StoredTicket]) -> list[pl.Series]:
+    return _identity([t.as_of for t in tickets], [t.ticket_hash for t in tickets])
+
+
+def _identity(as_of: Sequence[datetime], ticket_hash: Sequence[int]) -> list[pl.Series]:
     return [
-        pl.Series("as_of", [t.as_of for t in tickets], dtype=pl.Datetime("us", "UTC")),
-        pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64),
+        pl.Series("as_of", as_of, dtype=pl.Datetime("us", "UTC")),
+        pl.Series("ticket_hash", ticket_hash, dtype=pl.Int64),
     ]

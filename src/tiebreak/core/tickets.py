@@ -38,6 +38,7 @@ COLUMN_TYPES: dict[FieldType, pl.DataType] = {
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT = "%Y-%m-%dT%H:%M:%S%.fZ"  # as `canonical` writes it, with or without a fraction
 _FEW_ROWS = 48  # up to here one call that looks at rows is faster than one a column (measured)
 
 Values = dict[str, Any]
@@ -63,6 +64,8 @@ class Schema:
         self._times = [f.name for f in fields if f.type is FieldType.TIMESTAMP]
         self._dates = [f.name for f in fields if f.type is FieldType.DATE]
         self._tags = [f.name for f in fields if f.type is FieldType.TAGS]
+        self._decoded = pl.Struct({name: _json_type(kind) for name, kind in self.columns.items()})
+        self._typed = [_typed(name, kind) for name, kind in self.columns.items()]
 
     def parse(self, body: bytes) -> Values | Problems:
         """The values in a JSON object of fields, or everything that is wrong with it."""
@@ -143,6 +146,11 @@ class Schema:
                 for name, kind in self.columns.items()
             ]
         )
+
+    def load_frame(self, contents: Sequence[str]) -> pl.DataFrame:
+        """Canonical texts as `frame` gives their values; several times as fast for many."""
+        decoded = pl.Series(contents, dtype=pl.String).str.json_decode(self._decoded)
+        return decoded.struct.unnest().select(self._typed)
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of the fields' object, for the API's description."""
@@ -256,6 +264,20 @@ def _column(name: str, kind: pl.DataType, values: list[Any]) -> pl.Series:
         joined = [None if tags is None else "\0".join(("", *tags)) for tags in values]
         return pl.Series(name, joined, dtype=pl.String).str.split("\0").list.slice(1)
     return pl.Series(name, values, dtype=kind)
+
+
+def _json_type(kind: pl.DataType) -> pl.DataType:
+    """The column type in which canonical JSON holds values of this one."""
+    return pl.String() if kind.is_temporal() else kind
+
+
+def _typed(name: str, kind: pl.DataType) -> pl.Expr:
+    """The column of this type, from what canonical JSON holds."""
+    if kind == COLUMN_TYPES[FieldType.TIMESTAMP]:
+        return pl.col(name).str.to_datetime(_MOMENT, time_unit="us", time_zone="UTC")
+    if kind == COLUMN_TYPES[FieldType.DATE]:
+        return pl.col(name).str.to_date("%Y-%m-%d")
+    return pl.col(name)
 
 
 def _microseconds(moment: datetime) -> int:

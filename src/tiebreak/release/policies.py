@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -45,6 +45,37 @@ class LoadedPolicy:
     problem: Problem | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a policy is built from besides its bundle: its parts, and the JSON they are hashes of.
+
+    It can be handed to another process.
+    """
+
+    parts: PolicyParts
+    config: str  # Workflow
+    rules: str  # RuleSet
+
+    @classmethod
+    def of(cls, workflow: Workflow, rules: RuleSet, parts: PolicyParts) -> Recipe:
+        """The recipe of these, whose versions replace those of `parts`."""
+        return cls(
+            replace(parts, workflow_version=workflow.version, rules_version=rules.version),
+            workflow.model_dump_json(),
+            rules.model_dump_json(),
+        )
+
+    @property
+    def workflow(self) -> Workflow:
+        """The workflow's configuration."""
+        return Workflow.model_validate_json(self.config)
+
+    @property
+    def rule_set(self) -> RuleSet:
+        """The rules."""
+        return RuleSet.model_validate_json(self.rules)
+
+
 class PolicyLibrary:
     """Builds policies and keeps the newest few; one a process."""
 
@@ -66,16 +97,20 @@ class PolicyLibrary:
 
         Raises `UnknownVersion` when a named version is not stored.
         """
-        versions = tables.workflow_versions
-        config = await self._text(versions.c.config, versions.c.workflow_version, parts)
-        rules = await self._text(versions.c.rules, versions.c.rules_version, parts)
-        model, problem = await asyncio.to_thread(self._model, parts)
-        loaded = await asyncio.to_thread(_build, parts, config, rules, model, problem)
+        recipe = await self.recipe(parts)
+        loaded = await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
         if loaded.problem is None:
             self._kept[loaded.policy.hash] = loaded.policy
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return loaded
+
+    async def recipe(self, parts: PolicyParts) -> Recipe:
+        """The stored versions that the parts name. Raises `UnknownVersion`."""
+        versions = tables.workflow_versions
+        config = await self._text(versions.c.config, versions.c.workflow_version, parts)
+        rules = await self._text(versions.c.rules, versions.c.rules_version, parts)
+        return Recipe(parts, config, rules)
 
     async def parts(self, policy_hash: str) -> PolicyParts:
         """What the stored policy is made of. Raises `UnknownPolicy`."""
@@ -101,17 +136,26 @@ class PolicyLibrary:
             raise UnknownVersion(workflow=parts.workflow, version=wanted)
         return text
 
-    def _model(self, parts: PolicyParts) -> tuple[Model | None, Problem | None]:
-        digest = parts.bundle_digest
-        if digest is None:
-            return None, None
-        try:
-            data = self._artifacts.read_bundle(digest)
-            model = Model.load(open_bundle(data, self._keys, expect_digest=digest), digest)
-            model.warm()
-        except TiebreakError as error:
-            return None, _problem(parts, error)
-        return model, None
+
+def assemble(recipe: Recipe, artifacts: ArtifactStore, keys: BundleKeys) -> LoadedPolicy:
+    """Build a policy; a bundle that may not be loaded, or does not fit, leaves rules alone."""
+    model, problem = _model(recipe.parts, artifacts, keys)
+    return _build(recipe, model, problem)
+
+
+def _model(
+    parts: PolicyParts, artifacts: ArtifactStore, keys: BundleKeys
+) -> tuple[Model | None, Problem | None]:
+    digest = parts.bundle_digest
+    if digest is None:
+        return None, None
+    try:
+        data = artifacts.read_bundle(digest)
+        model = Model.load(open_bundle(data, keys, expect_digest=digest), digest)
+        model.warm()
+    except TiebreakError as error:
+        return None, _problem(parts, error)
+    return model, None
 
 
 def _warm(policy: Policy) -> None:
@@ -131,10 +175,8 @@ def _problem(parts: PolicyParts, error: TiebreakError) -> Problem:
     )
 
 
-def _build(
-    parts: PolicyParts, config: str, rules: str, model: Model | None, problem: Problem | None
-) -> LoadedPolicy:
-    workflow, rule_set = Workflow.model_validate_json(config), RuleSet.model_validate_json(rules)
+def _build(recipe: Recipe, model: Model | None, problem: Problem | None) -> LoadedPolicy:
+    parts, workflow, rule_set = recipe.parts, recipe.workflow, recipe.rule_set
 
     def build(with_model: Model | None) -> Policy:
         return Policy.build(

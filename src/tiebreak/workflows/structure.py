@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 from tiebreak.core.suggestions import did_you_mean
-from tiebreak.core.workflow import Cuts, Field, FieldType, HistoryFeature, Rule
+from tiebreak.core.workflow import Field, FieldType, HistoryFeature, Knobs, Rule
 from tiebreak.workflows.calendars import time_zones, unknown_time_zone
 from tiebreak.workflows.draft import Draft
 
@@ -106,21 +107,19 @@ def _time(draft: Draft) -> None:
 
 
 def _knobs(draft: Draft) -> None:
-    knobs = draft.workflow.knobs
+    for name, message in knob_mistakes(draft.workflow.knobs):
+        draft.mistakes.add(draft.key_place("knobs", name), "knob", message)
 
-    def ascending(name: str, cuts: Cuts) -> None:
+
+def knob_mistakes(knobs: Knobs) -> Iterator[tuple[str, str]]:
+    """The knobs that do not fit together, each with what is wrong."""
+    for name, cuts in (("points", knobs.points), ("probability", knobs.probability)):
         if any(low >= high for low, high in pairwise((cuts.medium, cuts.high, cuts.critical))):
-            message = f"`{name}` must rise from medium over high to critical"
-            draft.mistakes.add(draft.key_place("knobs", name), "knob", message)
-
-    ascending("points", knobs.points)
-    ascending("probability", knobs.probability)
+            yield name, f"`{name}` must rise from medium over high to critical"
     if not (knobs.probability.medium > 0 and knobs.probability.critical < 1):
-        message = "`probability` must lie between 0 and 1, ends excluded"
-        draft.mistakes.add(draft.key_place("knobs", "probability"), "knob", message)
+        yield "probability", "`probability` must lie between 0 and 1, ends excluded"
     if knobs.uncertain_low > knobs.uncertain_high:
-        message = "`uncertain_low` is above `uncertain_high`"
-        draft.mistakes.add(draft.key_place("knobs", "uncertain_low"), "knob", message)
+        yield "uncertain_low", "`uncertain_low` is above `uncertain_high`"
 
 
 _NEEDS = {"sum": ("value",), "mean": ("value",), "last": ("value",), "rate": ("where",)}
