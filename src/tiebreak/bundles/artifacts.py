@@ -60,7 +60,7 @@ class ArtifactStore:
         if len(data) < HEADER_BYTES or not data.startswith(MAGIC):
             raise BundleUnsigned
         digest = digest_of(data[HEADER_BYTES:])
-        _write(self._bundle(digest), data)
+        write_whole(self._bundle(digest), data)
         return digest
 
     def read_bundle(self, digest: str) -> bytes:
@@ -82,7 +82,7 @@ class ArtifactStore:
         """Lets the alias name a bundle that is here; BundleMissing."""
         if not self.has_bundle(digest):
             raise BundleMissing(digest=digest)
-        _write(self._alias(workflow, alias), f"{digest}\n".encode())
+        write_whole(self._alias(workflow, alias), f"{digest}\n".encode())
 
     def clear_alias(self, workflow: str, alias: Alias) -> None:
         """Lets the alias name nothing."""
@@ -131,7 +131,7 @@ def _name(name: str) -> str:
     return name
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Puts `data` in place of what stands at `path`, whole and durable, or not at all."""
     temporary = _temporary(path, data)
     temporary.replace(path)

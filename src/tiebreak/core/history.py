@@ -70,6 +70,14 @@ class HistoryPlan:
                 found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
         return found
 
+    def field_names(self) -> frozenset[str]:
+        """The fields of tickets and outcomes that the history reads."""
+        read = [
+            *self._keys.values(),
+            *(e for each in self._measures.values() for e in each.values()),
+        ]
+        return frozenset(name for expression in read for name in expression.meta.root_names())
+
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
         return {name: column.to_list() for name, column in _columns(tickets, self._keys).items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import ARRAY, Text, any_, literal, select
 
 from tiebreak.core.expressions import Type, compile_expression
 from tiebreak.core.scopes import event_scope
@@ -63,8 +63,17 @@ class Labels:
         return KnownLabel(False, mature_at) if self.absent == "negative" else None
 
 
-async def read_labels(db: Database, workflow: Workflow, *, known_by: datetime) -> Labels:
-    """The labels known by a moment; the newest of a ticket counts. Raises `NoLabel`."""
+async def read_labels(
+    db: Database,
+    workflow: Workflow,
+    *,
+    known_by: datetime,
+    ticket_ids: Collection[str] | None = None,
+) -> Labels:
+    """The labels known by a moment, of all tickets or of these; the newest of a ticket counts.
+
+    Raises `NoLabel`.
+    """
     label = workflow.label
     if label is None:
         raise NoLabel(hint="Add `label` to workflow.yaml and load it.", workflow=workflow.name)
@@ -82,6 +91,8 @@ async def read_labels(db: Database, workflow: Workflow, *, known_by: datetime) -
         )
         .order_by(c.ticket_id, c.ordinal)
     )
+    if ticket_ids is not None:
+        query = query.where(c.ticket_id == any_(literal(list(ticket_ids), ARRAY(Text))))
     told: dict[str, KnownLabel] = {}
     async with db.read() as conn:
         result = await conn.stream(query)

@@ -1,0 +1,374 @@
+"""Runs: a backtest from its subject to its evidence, in parallel and resumable.
+
+A run keeps its plan and the tally of each finished span below `<data>/backtests/unfinished/`; the
+same request goes on where a killed run stopped, at the same moment of knowledge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.backtest import contexts
+from tiebreak.backtest.comparing import Comparison
+from tiebreak.backtest.evidence import FORMAT, Backtest, Evidence
+from tiebreak.backtest.flips import Tally, folded
+from tiebreak.backtest.outcomes import figures
+from tiebreak.backtest.window import Span, Window, read_span, spans_of, window_of
+from tiebreak.backtest.workers import work
+from tiebreak.bundles.artifacts import ArtifactStore, write_whole
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.policy import Policy
+from tiebreak.core.suggestions import did_you_mean
+from tiebreak.core.workflow import FieldType, Workflow
+from tiebreak.errors import Conflict, InvalidInput, NotFound
+from tiebreak.fingerprint import engine_fingerprint
+from tiebreak.release.policies import Recipe, assemble
+from tiebreak.release.proposals import ModelUnfit
+from tiebreak.settings import Settings
+from tiebreak.store.database import Database
+from tiebreak.training.labels import read_labels
+
+SMALLEST_SEGMENT = 10  # tickets; smaller ones are told together, so that none points at a person
+MOST_SEGMENTS = 40
+SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldType.INTEGER)
+POOL_SIZE = 2
+
+Progress = Callable[[str, float], None]
+
+
+class SegmentUnfit(InvalidInput):
+    """Tickets cannot be told apart by this field."""
+
+    code = "segment_unfit"
+
+
+class AlreadyRunning(Conflict):
+    """The same backtest is running."""
+
+    code = "already_running"
+
+
+class NoBaseline(NotFound):
+    """No ticket of the window has a decision, and no policy is in production."""
+
+    code = "no_baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for. Equal requests share an unfinished run."""
+
+    workflow: str
+    candidate: Recipe
+    production: Recipe | None  # decides again what has no decision
+    since: datetime | None
+    until: datetime | None
+    by: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Names the request on this engine."""
+        data = {
+            "candidate": self.candidate.parts.hash,
+            "production": None if self.production is None else self.production.parts.hash,
+            "asked": [self.workflow, self.since, self.until, self.by],
+            "fingerprint": engine_fingerprint().hash,
+            "format": FORMAT,
+        }
+        return hashlib.sha256(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run fixed when it began: up to when it knows what, and the spans of its window."""
+
+    known_by: datetime
+    window: Window
+    spans: Sequence[Span]
+    is_recomputed: bool  # the context
+    erased: int  # tickets that are missing in a recomputed history
+
+    def dump(self) -> bytes:
+        """The plan as JSON."""
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, data: bytes) -> Plan:
+        """The plan that `dump` wrote."""
+        told = orjson.loads(data)
+        moment = datetime.fromisoformat
+        return cls(
+            known_by=moment(told["known_by"]),
+            window=Window(**{k: moment(v) for k, v in told["window"].items()}),
+            spans=[
+                Span(each["number"], moment(each["since"]), moment(each["until"]))
+                for each in told["spans"]
+            ],
+            is_recomputed=told["is_recomputed"],
+            erased=told["erased"],
+        )
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a worker process opens to tally spans."""
+
+    settings: Settings
+    keys: BundleKeys
+    request: Request
+    plan: Plan
+    folder: Path
+
+    @contextmanager
+    def opened(self) -> Generator[Callable[[Span], int]]:
+        """A function that tallies a span into its file and gives the number of tickets."""
+        artifacts = ArtifactStore(self.settings.artifacts_dir)
+        request = self.request
+        comparison = Comparison(
+            candidate=_built(request.candidate, artifacts, self.keys),
+            production=None
+            if request.production is None
+            else _built(request.production, artifacts, self.keys),
+            by=request.by,
+        )
+        address = self.settings.database.url
+        assert address is not None
+        with asyncio.Runner() as runner:
+            db = runner.run(Database.open(address.get_secret_value(), POOL_SIZE))
+            try:
+                yield lambda span: runner.run(self._tally(db, comparison, span))
+            finally:
+                runner.run(db.close())
+
+    async def _tally(self, db: Database, comparison: Comparison, span: Span) -> int:
+        plan, workflow = self.plan, comparison.candidate.workflow
+        stored = await read_span(db, workflow.name, span, plan.window, decided_by=plan.known_by)
+        ids = [row["ticket_id"] for row in stored.tickets]
+        labels = None
+        if workflow.label is not None:
+            labels = await read_labels(db, workflow, known_by=plan.known_by, ticket_ids=ids)
+        context = None
+        if plan.is_recomputed:
+            rows = [row for row in stored.tickets if row["content"] is not None]
+            context = _in_order(pl.read_ipc(_context_file(self.folder, span)), rows)
+        tally = comparison.tally(stored.tickets, stored.decisions, labels, context)
+        write_whole(_tally_file(self.folder, span), orjson.dumps(tally.as_data()))
+        return len(stored.tickets)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where backtests read, where they are kept, and who runs them."""
+
+    db: Database
+    lane: Lane
+    settings: Settings
+    keys: BundleKeys
+    person: str
+
+    @property
+    def evidence(self) -> Evidence:
+        """The finished backtests."""
+        return Evidence(self.settings.data_dir / "backtests")
+
+    async def run(
+        self, request: Request, *, jobs: int, minutes_a_review: float, progress: Progress
+    ) -> Backtest:
+        """Run or go on with a backtest, keep its evidence, and note that in the journal.
+
+        Raises what `window_of` and `recompute` raise, `SegmentUnfit`, `ModelUnfit`,
+        `AlreadyRunning`, `NoBaseline` and `WorkerLost`.
+        """
+        begun, started_at = time.monotonic(), datetime.now(UTC)
+        check_segments(request.candidate.workflow, request.by)
+        artifacts = ArtifactStore(self.settings.artifacts_dir)
+        await asyncio.to_thread(_built, request.candidate, artifacts, self.keys)
+        folder = self.evidence.folder / "unfinished" / request.key
+        with _alone(folder):
+            plan = await self._plan(request, folder, progress)
+            left = [span for span in plan.spans if not _tally_file(folder, span).exists()]
+            desk = Desk(self.settings, self.keys, request, plan, folder)
+            await asyncio.to_thread(_work, desk, left, jobs, progress)
+            tally = Tally()
+            for span in plan.spans:
+                tally.add(Tally.from_data(orjson.loads(_tally_file(folder, span).read_bytes())))
+            if not tally.cells:
+                raise NoBaseline(hint="Install a policy, or decide tickets.")
+            found = _evidence(request, plan, tally, minutes_a_review)
+            made = self.evidence.put(
+                found,
+                {
+                    "author": self.person,
+                    "started_at": started_at.isoformat(),
+                    "finished_at": datetime.now(UTC).isoformat(),
+                    "seconds": round(time.monotonic() - begun, 3),
+                    "jobs": jobs,
+                    "spans": len(plan.spans),
+                    "spans_of_earlier_runs": len(plan.spans) - len(left),
+                },
+            )
+            await self._note(made)
+            shutil.rmtree(folder)
+        return made
+
+    async def _plan(self, request: Request, folder: Path, progress: Progress) -> Plan:
+        """The plan of the unfinished run, or a new one."""
+        path = folder / "plan.json"
+        if path.exists():
+            return Plan.load(path.read_bytes())
+        known_by = datetime.now(UTC)
+        workflow = request.candidate.workflow
+        window = await window_of(self.db, request.workflow, request.since, request.until)
+        spans = await spans_of(self.db, request.workflow, window)
+        is_recomputed, erased = not await contexts.holds_all(self.db, workflow), 0
+        if is_recomputed:
+            progress("Computing history anew", 0.0)
+            found = await contexts.recompute(self.db, workflow, until=window.until)
+            erased = found.erased
+            for span in spans:
+                within = pl.col("as_of").is_between(span.since, span.until, closed="left")
+                found.frame.filter(within).write_ipc(_context_file(folder, span))
+        plan = Plan(known_by, window, spans, is_recomputed, erased)
+        write_whole(path, plan.dump())
+        return plan
+
+    async def _note(self, made: Backtest) -> None:
+        evidence = made.evidence
+        detail = {
+            "backtest": made.id,
+            "baseline": evidence["baseline"]["production"],
+            "window": evidence["window"],
+            "tickets": evidence["figures"]["tickets"],
+        }
+        async with self.lane.unit() as unit:
+            subject = f"{evidence['workflow']}/{evidence['policy_hash']}"
+            unit.note(self.person, "backtest.finished", subject, detail)
+
+
+def check_segments(workflow: Workflow, by: Sequence[str]) -> None:
+    """Raises `SegmentUnfit` where a name is not a field to tell tickets apart by."""
+    fields = {f.name: f for f in workflow.fields if not f.after}
+    for name in by:
+        field = fields.get(name)
+        if field is None:
+            hint = did_you_mean(name, fields)
+            raise SegmentUnfit(f"There is no field {name!r}.", hint=hint, field=name)
+        if field.pii or field.type not in SEGMENT_TYPES:
+            why = "is personal" if field.pii else f"is of type {field.type}"
+            raise SegmentUnfit(
+                f"The field {name!r} {why}.",
+                hint="Take a category, a boolean, an integer or a text that is not personal.",
+                field=name,
+            )
+
+
+def _work(desk: Desk, spans: Sequence[Span], jobs: int, progress: Progress) -> None:
+    total, before = len(desk.plan.spans), len(desk.plan.spans) - len(spans)
+    tickets = 0
+    for done, count in enumerate(work(desk.opened, spans, jobs), before + 1):
+        tickets += count
+        progress(f"{tickets:,} tickets", done / total)
+
+
+def _built(recipe: Recipe, artifacts: ArtifactStore, keys: BundleKeys) -> Policy:
+    loaded = assemble(recipe, artifacts, keys)
+    if loaded.problem is not None:  # a verdict by rules alone would not be this policy's
+        raise ModelUnfit(
+            loaded.problem.message, hint=loaded.problem.hint, workflow=recipe.parts.workflow
+        )
+    return loaded.policy
+
+
+def _in_order(context: pl.DataFrame, rows: Sequence[Any]) -> pl.DataFrame:
+    """The context of these ticket rows, by their order."""
+    keys = pl.DataFrame(
+        [(row["ticket_id"], row["revision"]) for row in rows],
+        schema={"ticket_id": pl.String, "revision": pl.Int64},
+        orient="row",
+    )
+    joined = keys.join(context, on=keys.columns, how="left", maintain_order="left")
+    return joined.drop("ticket_id", "revision", "as_of")
+
+
+def _evidence(
+    request: Request, plan: Plan, tally: Tally, minutes_a_review: float
+) -> dict[str, Any]:
+    """What was found, and all that it depends on, as plain data."""
+
+    def told(name: str, cells: Any) -> dict[str, Any]:
+        return {"value": name, **figures(cells, minutes_a_review=minutes_a_review)}
+
+    workflow, parts = request.candidate.workflow, request.candidate.parts
+    production = request.production
+    return {
+        "format": FORMAT,
+        "workflow": request.workflow,
+        "policy_hash": parts.hash,
+        "policy": asdict(parts),
+        "baseline": {
+            "production": None if production is None else production.parts.hash,
+            "policy": None if production is None else asdict(production.parts),
+            **{name: tally.sources[name] for name in ("stored", "recomputed")},
+        },
+        "window": {
+            "since": plan.window.since.isoformat(),
+            "until": plan.window.until.isoformat(),
+        },
+        "known_by": plan.known_by.isoformat(),
+        "context": "recomputed" if plan.is_recomputed else "stored",
+        "fingerprint": engine_fingerprint().hash,
+        "minutes_a_review": minutes_a_review,
+        "label": None if workflow.label is None else workflow.label.name,
+        "skipped": dict(sorted(tally.skipped.items())),
+        "erased_in_history": plan.erased,
+        "expression_errors": dict(sorted(tally.errors.items())),
+        "figures": figures(tally.cells, minutes_a_review=minutes_a_review),
+        "months": [told(name, cells) for name, cells in sorted(tally.months.items())],
+        "segments": {
+            name: [
+                told(value, cells)
+                for value, cells in folded(
+                    tally.segments.get(name, {}), smallest=SMALLEST_SEGMENT, most=MOST_SEGMENTS
+                )
+            ]
+            for name in request.by
+        },
+        "examples": {
+            kind: [{k: v for k, v in each.items() if k != "ticket_hash"} for each in examples]
+            for kind, examples in tally.examples.items()
+        },
+    }
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Nobody else works in this folder. Raises `AlreadyRunning`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(hint="Wait for it, or stop it and run this again.") from None
+        yield
+
+
+def _tally_file(folder: Path, span: Span) -> Path:
+    return folder / f"span-{span.number:06}.json"
+
+
+def _context_file(folder: Path, span: Span) -> Path:
+    return folder / f"context-{span.number:06}.arrow"
