@@ -14,7 +14,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("start", "online", "explain", "explain_lightgbm", "replay")
+NAMES = ("start", "online", "explain", "explain_lightgbm", "replay", "backtest")
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -227,16 +225,15 @@ import asyncio, pickle, sys
 from pathlib import Path
 def main():
     from tests.integration.test_backtest_run import go_on
-    asyncio.run(go_on(Path(sys.argv[1])))
+    asyncio.run(go_on(*pickle.loads(Path(sys.argv[1]).read_bytes())))
 if __name__ == "__main__":
     main()
 """
 
 
-async def go_on(handed: Path) -> None:
+async def go_on(settings: Settings, request: Request) -> None:
     """Runs a request that another process handed over."""
     window.SPAN_TICKETS = 40
-    settings, request = pickle.loads(handed.read_bytes())
     db = await Database.of(settings)
     lane = await Lane.open(db, "tests", KEYRING)
     runner = Runner(db, lane, settings, BUNDLE_KEYS, "ann")
@@ -250,17 +247,18 @@ async def test_a_killed_run_goes_on_and_finds_the_same(bench: Bench, tmp_path: P
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     folder = bench.runner.evidence.folder / "unfinished" / request.key
-    with subprocess.Popen(
-        [sys.executable, str(script), str(handed)], env={**os.environ, "PYTHONPATH": str(ROOT)}
-    ) as process:
-        end = time.monotonic() + 60
-        while len(list(folder.glob("span-*.json"))) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            await asyncio.sleep(0.002)
-        with pytest.raises(AlreadyRunning):
-            await bench.run(request)
-        process.send_signal(signal.SIGKILL)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), str(handed)), env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    end = time.monotonic() + 60
+    while len(list(folder.glob("span-*.json"))) < 3:
+        assert process.returncode is None
+        assert time.monotonic() < end
+        await asyncio.sleep(0.002)
+    with pytest.raises(AlreadyRunning):
+        await bench.run(request)
+    process.kill()
+    await process.wait()
     done = len(list(folder.glob("span-*.json")))
     plan = orjson.loads((folder / "plan.json").read_bytes())
     assert 3 <= done < len(plan["spans"])
@@ -319,7 +317,7 @@ async def test_a_new_history_feature_is_computed_from_the_log_of_all_history(
     assert found.equals(stored)
     async with bench.db.connection() as conn:
         rows = await conn.fetch(
-            "SELECT ticket_id, context FROM tickets WHERE workflow = 'twin' ORDER BY as_of, ticket_id"
+            "SELECT context FROM tickets WHERE workflow = 'twin' ORDER BY as_of, ticket_id"
         )
     names = found.columns[3:]
     assert [orjson.loads(row["context"]) for row in rows] == [

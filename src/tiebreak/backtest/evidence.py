@@ -18,6 +18,7 @@ import orjson
 
 from tiebreak.bundles.artifacts import write_whole
 from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
+from tiebreak.settings import Settings
 
 FORMAT = 1
 
@@ -58,6 +59,11 @@ class Evidence:
     """The folder of finished backtests."""
 
     folder: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Evidence:
+        """The backtests of an installation."""
+        return cls(settings.data_dir / "backtests")
 
     def put(self, evidence: Mapping[str, Any], run: Mapping[str, Any]) -> Backtest:
         """Keep what was found."""

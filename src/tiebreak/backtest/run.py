@@ -183,7 +183,7 @@ class Runner:
     @property
     def evidence(self) -> Evidence:
         """The finished backtests."""
-        return Evidence(self.settings.data_dir / "backtests")
+        return Evidence.of(self.settings)
 
     async def run(
         self, request: Request, *, jobs: int, minutes_a_review: float, progress: Progress

@@ -1,0 +1,101 @@
+"""Plots as inline SVG: no script, no network, readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+WIDTH, ROW, LEFT = 760, 26, 190
+BEFORE, AFTER = "#8a94a6", "#1f6feb"
+
+
+def paired_bars(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
+    """Horizontal bars, before and after, one pair a row."""
+    if not rows:
+        return ""
+    largest = max(1e-9, *(max(before, after) for _, before, after in rows))
+    scale = (WIDTH - LEFT - 90) / largest
+    parts: list[str] = []
+    for i, (name, before, after) in enumerate(rows):
+        top = 30 + i * ROW
+        parts.append(_text(LEFT - 8, top + 15, name, anchor="end"))
+        for value, colour, offset in ((before, BEFORE, 2), (after, AFTER, 12)):
+            width = value * scale
+            parts.append(
+                f'<rect x="{LEFT}" y="{top + offset}" width="{width:.1f}" height="9" '
+                f'fill="{colour}"/>'
+            )
+            parts.append(_text(LEFT + width + 5, top + offset + 8, f"{value:,g}", size=9))
+    legend = f"{title}: grey before, blue after"
+    return _svg(legend, 36 + len(rows) * ROW, parts)
+
+
+def lines(title: str, names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """Lines over `names`, the first one before and the second one after."""
+    if len(names) < 2:
+        return ""
+    height, bottom = 200, 170
+    largest = max(1e-9, *(max(values) for _, values in series))
+    step = (WIDTH - LEFT - 40) / (len(names) - 1)
+    parts: list[str] = []
+    for (label, values), colour in zip(series, (BEFORE, AFTER), strict=False):
+        points = [
+            (LEFT + i * step, bottom - value / largest * (bottom - 34))
+            for i, value in enumerate(values)
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">'
+            f"<title>{escape(f'{name}, {label}: {value:,g}')}</title></circle>"
+            for (x, y), name, value in zip(points, names, values, strict=True)
+        ]
+    shown = max(1, len(names) // 8)
+    parts += [
+        _text(LEFT + i * step, bottom + 18, name, anchor="middle", size=10)
+        for i, name in enumerate(names)
+        if i % shown == 0
+    ]
+    parts.append(_text(LEFT - 8, 38, f"{largest:,g}", anchor="end", size=10))
+    parts.append(_text(LEFT - 8, bottom, "0", anchor="end", size=10))
+    return _svg(f"{title}: grey before, blue after", height, parts)
+
+
+def matrix(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Counts by the value before (rows) and after (columns); off the diagonal is what moved."""
+    side = 96
+    moved = [n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
+    largest = max(1, *moved)
+    parts: list[str] = []
+    for i, name in enumerate(names):
+        parts.append(_text(LEFT - 8, 70 + i * 40, f"{name} before", anchor="end"))
+        parts.append(_text(LEFT + i * side + side / 2, 42, f"{name} after", anchor="middle"))
+        for j, count in enumerate(counts[i]):
+            x, y = LEFT + j * side, 50 + i * 40
+            colour, share = ("#8a94a6", 0.25) if i == j else (_moved(i, j), count / largest)
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{side - 3}" height="37" fill="{colour}" '
+                f'fill-opacity="{share:.2f}" stroke="#d0d7de"/>'
+            )
+            parts.append(_text(x + side / 2, y + 23, f"{count:,}", anchor="middle"))
+    legend = f"{title}: orange is raised, blue lowered, grey stayed"
+    return _svg(legend, 60 + len(names) * 40, parts)
+
+
+def _moved(before: int, after: int) -> str:
+    return "#d9730d" if after > before else "#1f6feb"
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} {height:g}" '
+        f'width="{WIDTH}" height="{height:g}" font-family="system-ui, sans-serif">'
+        f"<title>{escape(title)}</title>{_text(0, 16, title, size=13)}{''.join(parts)}</svg>"
+    )
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
+        f'fill="currentColor">{escape(text)}</text>'
+    )

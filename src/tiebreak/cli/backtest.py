@@ -1,0 +1,224 @@
+"""Try a changed policy on history: what flips, what that catches, what it costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tiebreak.backtest import report
+from tiebreak.backtest.candidates import Changes, candidate
+from tiebreak.backtest.evidence import Backtest, Evidence
+from tiebreak.backtest.run import Request, Runner
+from tiebreak.bundles.artifacts import write_whole
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.train import DATES
+from tiebreak.errors import InvalidInput
+from tiebreak.release import records
+from tiebreak.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MINUTES_A_REVIEW = 6.0
+
+app = typer.Typer()
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first digits.")]
+
+
+class KnobUnreadable(InvalidInput):
+    """A knob is set as NAME=VALUE."""
+
+    code = "knob_unreadable"
+
+
+@app.callback()
+def _group() -> None:
+    """Try a changed policy on history: what flips, what that catches, what it costs."""
+
+
+@app.command()
+def run(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
+    policy: Annotated[
+        str | None, typer.Option(help="Hash of a stored policy, or its first digits.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--workflow", metavar="PATH", help="A folder with edited rules and the rest."),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Digest of a model bundle, or its first digits; `none`: rules alone."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KNOB=VALUE", help="A knob; may be given again."),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=DATES, help="First `as_of` (UTC); default: all.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=DATES, help="End of `as_of` (UTC); default: all.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Count by this field too; may be given again.")
+    ] = None,
+    minutes_a_review: Annotated[
+        float, typer.Option(min=0, help="How long a review takes, for reviewer hours.")
+    ] = MINUTES_A_REVIEW,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes; default: one a usable core.")
+    ] = None,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Decide history by a changed policy and compare; nothing that decides is changed.
+
+    Parts that are not given are those of the policy in production. A run that was interrupted
+    goes on when the same command is given again.
+
+    Example: `tiebreak backtest run locate --set points.high=36 --by ticket_type`
+    """
+    output = Output(as_json=json)
+    changes = Changes(policy, folder, bundle, _knobs(set_ or []))
+
+    async def work(session: Session) -> Backtest:
+        now = (await records.current(session.db, session.keyring)).get(workflow)
+        if isinstance(now, records.ForgedRelease):
+            raise now
+        library = session.library()
+        parts = None if now is None else await library.parts(now.policy_hash)
+        request = Request(
+            workflow=workflow,
+            candidate=await candidate(
+                session.db, library, session.artifacts, workflow, parts, changes
+            ),
+            production=None if parts is None else await library.recipe(parts),
+            since=_utc(since),
+            until=_utc(until),
+            by=tuple(dict.fromkeys(by or [])),
+        )
+        runner = Runner(
+            session.db, session.lane, session.settings, session.bundle_keys, session.person
+        )
+        with output.progress(f"Backtesting {workflow}") as progress:
+            return await runner.run(
+                request,
+                jobs=jobs or len(os.sched_getaffinity(0)),
+                minutes_a_review=minutes_a_review,
+                progress=progress,
+            )
+
+    made = act(person, work)
+    output.result(made.as_data(), *_told(made))
+    output.note(f"Next: `tiebreak backtest show {made.id[:12]} --html report.html`")
+
+
+@app.command(name="list")
+def list_(json: JsonOption = False) -> None:
+    """List finished backtests, newest first.
+
+    Example: `tiebreak backtest list`
+    """
+    found = _evidence().list()
+    rows = [
+        (
+            made.id[:12],
+            made.evidence["workflow"],
+            made.evidence["policy_hash"][:12],
+            ", ".join(report.changed_parts(made.evidence)) or "nothing",
+            f"{made.evidence['figures']['tickets']:,}",
+            f"{made.evidence['figures']['flips']:,}",
+            str(made.run["finished_at"])[:16],
+        )
+        for made in found
+    ]
+    columns = ("backtest", "workflow", "policy", "changed", "tickets", "flips", "finished")
+    told = {"backtests": [made.as_data() for made in found]}
+    Output(as_json=json).result(told, table("Backtests", columns, rows))
+
+
+@app.command()
+def show(
+    backtest: IdArgument,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report there as HTML.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a backtest, or write its report with plots as one HTML file.
+
+    Example: `tiebreak backtest show 3f2a --html report.html`
+    """
+    output = Output(as_json=json)
+    made = _evidence().get(backtest)
+    if html is not None:
+        write_whole(html, report.html(made).encode())
+        output.note(f"Written: {html}")
+    output.result(made.as_data(), *_told(made))
+
+
+@app.command()
+def compare(a: IdArgument, b: IdArgument, json: JsonOption = False) -> None:
+    """Put two backtests side by side, and say what else than the policy differs.
+
+    Example: `tiebreak backtest compare 3f2a 90bc`
+    """
+    evidence = _evidence()
+    one, other = evidence.get(a), evidence.get(b)
+    rows, differing = report.comparison(one, other), report.differences(one, other)
+    output = Output(as_json=json)
+    told = {
+        "a": one.id,
+        "b": other.id,
+        "differences": differing,
+        "figures": {
+            each.id: {"policy_hash": each.evidence["policy_hash"], **each.evidence["figures"]}
+            for each in (one, other)
+        },
+    }
+    columns = ("", one.id[:12], other.id[:12], "difference")
+    output.result(told, table("Two backtests", columns, rows))
+    if differing:
+        output.note(f"Not only the policy differs: {', '.join(differing)}.")
+
+
+def _evidence() -> Evidence:
+    return Evidence.of(Settings.load())
+
+
+def _told(made: Backtest) -> Sequence[RenderableType]:
+    evidence = made.evidence
+    bands = ("", *(f"{band} after" for band in report.BANDS))
+    segments = [
+        table(f"By {field}", (field, *report.SEGMENT_COLUMNS), report.segment_rows(parts))
+        for field, parts in evidence["segments"].items()
+    ]
+    return [
+        table("Backtest", ("", ""), report.subject_rows(made)),
+        table("What changes", ("", ""), report.figure_rows(made)),
+        table("Tickets by band", bands, report.band_rows(made)),
+        *segments,
+        table("Examples to open", report.EXAMPLE_COLUMNS, report.example_rows(made)),
+    ]
+
+
+def _knobs(given: Sequence[str]) -> dict[str, str]:
+    knobs: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise KnobUnreadable(hint=f"Such as points.high=40, not {text!r}.")
+        knobs[name.strip()] = value.strip()
+    return knobs
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
