@@ -210,10 +210,9 @@ async def test_more_processes_and_other_spans_find_the_same(
 ) -> None:
     request = await bench.request(LOWER, by=("city", "is_boring"))
     serial = await bench.run(request, jobs=1)
+    monkeypatch.setattr(window, "SPAN_TICKETS", 130)
     parallel = await bench.run(request, jobs=3)
-    monkeypatch.setattr(window, "SPAN_TICKETS", 1_000_000)
-    whole = await bench.run(request, jobs=3)
-    assert timeless(serial) == timeless(parallel) == timeless(whole)
+    assert timeless(serial) == timeless(parallel)
 
 
 def timeless(evidence: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,7 +325,7 @@ async def test_a_new_history_feature_is_computed_from_the_log_of_all_history(
     ]
     request = await bench.request(LOWER)
     recipe = Recipe.of(changed, RULES, request.candidate.parts)
-    evidence = await bench.run(replace(request, candidate=recipe), jobs=2)
+    evidence = await bench.run(replace(request, candidate=recipe))
     assert evidence["context"] == "recomputed"
     assert evidence["figures"]["flips"] == 0  # nothing reads the new feature
 
