@@ -23,7 +23,8 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.backtest import contexts, window
 from tiebreak.backtest.candidates import Changes, KnobMistaken, candidate
 from tiebreak.backtest.flips import REVIEW
-from tiebreak.backtest.run import AlreadyRunning, Request, Runner, SegmentUnfit
+from tiebreak.backtest.plans import Request, SegmentUnfit
+from tiebreak.backtest.run import AlreadyRunning, Runner
 from tiebreak.backtest.window import WindowBeyondHistory, WindowEmpty
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys

@@ -196,7 +196,7 @@ def _change(change: Mapping[str, float]) -> str:
 def _move(example: Mapping[str, Any]) -> str:
     axes: Mapping[str, Sequence[str]] = {"band": BANDS, "route": ROUTES}
     moves = [
-        " → ".join(names[example[f"{axis}_{when}"]] for when in ("before", "after"))
+        " → ".join(names[int(example[f"{axis}_{when}"])] for when in ("before", "after"))
         for axis, names in axes.items()
     ]
     return ", ".join(moves)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -23,37 +22,24 @@ import polars as pl
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest import contexts
-from tiebreak.backtest.comparing import Comparison
+from tiebreak.backtest.desk import Desk, built, context_file, tally_file
 from tiebreak.backtest.evidence import FORMAT, Backtest, Evidence
 from tiebreak.backtest.flips import Tally, folded
 from tiebreak.backtest.outcomes import figures
-from tiebreak.backtest.window import Span, Window, read_span, spans_of, window_of
+from tiebreak.backtest.plans import Plan, Request, check_segments
+from tiebreak.backtest.window import Span, spans_of, window_of
 from tiebreak.backtest.workers import work
 from tiebreak.bundles.artifacts import ArtifactStore, write_whole
 from tiebreak.bundles.signing import BundleKeys
-from tiebreak.core.policy import Policy
-from tiebreak.core.suggestions import did_you_mean
-from tiebreak.core.workflow import FieldType, Workflow
-from tiebreak.errors import Conflict, InvalidInput, NotFound
+from tiebreak.errors import Conflict, NotFound
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.release.policies import Recipe, assemble
-from tiebreak.release.proposals import ModelUnfit
 from tiebreak.settings import Settings
 from tiebreak.store.database import Database
-from tiebreak.training.labels import read_labels
 
 SMALLEST_SEGMENT = 10  # tickets; smaller ones are told together, so that none points at a person
 MOST_SEGMENTS = 40
-SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldType.INTEGER)
-POOL_SIZE = 2
 
 Progress = Callable[[str, float], None]
-
-
-class SegmentUnfit(InvalidInput):
-    """Tickets cannot be told apart by this field."""
-
-    code = "segment_unfit"
 
 
 class AlreadyRunning(Conflict):
@@ -66,108 +52,6 @@ class NoBaseline(NotFound):
     """No ticket of the window has a decision, and no policy is in production."""
 
     code = "no_baseline"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for. Equal requests share an unfinished run."""
-
-    workflow: str
-    candidate: Recipe
-    production: Recipe | None  # decides again what has no decision
-    since: datetime | None
-    until: datetime | None
-    by: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """Names the request on this engine."""
-        data = {
-            "candidate": self.candidate.parts.hash,
-            "production": None if self.production is None else self.production.parts.hash,
-            "asked": [self.workflow, self.since, self.until, self.by],
-            "fingerprint": engine_fingerprint().hash,
-            "format": FORMAT,
-        }
-        return hashlib.sha256(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run fixed when it began: up to when it knows what, and the spans of its window."""
-
-    known_by: datetime
-    window: Window
-    spans: Sequence[Span]
-    is_recomputed: bool  # the context
-    erased: int  # tickets that are missing in a recomputed history
-
-    def dump(self) -> bytes:
-        """The plan as JSON."""
-        return orjson.dumps(asdict(self))
-
-    @classmethod
-    def load(cls, data: bytes) -> Plan:
-        """The plan that `dump` wrote."""
-        told = orjson.loads(data)
-        moment = datetime.fromisoformat
-        return cls(
-            known_by=moment(told["known_by"]),
-            window=Window(**{k: moment(v) for k, v in told["window"].items()}),
-            spans=[
-                Span(each["number"], moment(each["since"]), moment(each["until"]))
-                for each in told["spans"]
-            ],
-            is_recomputed=told["is_recomputed"],
-            erased=told["erased"],
-        )
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What a worker process opens to tally spans."""
-
-    settings: Settings
-    keys: BundleKeys
-    request: Request
-    plan: Plan
-    folder: Path
-
-    @contextmanager
-    def opened(self) -> Generator[Callable[[Span], int]]:
-        """A function that tallies a span into its file and gives the number of tickets."""
-        artifacts = ArtifactStore(self.settings.artifacts_dir)
-        request = self.request
-        comparison = Comparison(
-            candidate=_built(request.candidate, artifacts, self.keys),
-            production=None
-            if request.production is None
-            else _built(request.production, artifacts, self.keys),
-            by=request.by,
-        )
-        address = self.settings.database.url
-        assert address is not None
-        with asyncio.Runner() as runner:
-            db = runner.run(Database.open(address.get_secret_value(), POOL_SIZE))
-            try:
-                yield lambda span: runner.run(self._tally(db, comparison, span))
-            finally:
-                runner.run(db.close())
-
-    async def _tally(self, db: Database, comparison: Comparison, span: Span) -> int:
-        plan, workflow = self.plan, comparison.candidate.workflow
-        stored = await read_span(db, workflow.name, span, plan.window, decided_by=plan.known_by)
-        ids = [row["ticket_id"] for row in stored.tickets]
-        labels = None
-        if workflow.label is not None:
-            labels = await read_labels(db, workflow, known_by=plan.known_by, ticket_ids=ids)
-        context = None
-        if plan.is_recomputed:
-            rows = [row for row in stored.tickets if row["content"] is not None]
-            context = _in_order(pl.read_ipc(_context_file(self.folder, span)), rows)
-        tally = comparison.tally(stored.tickets, stored.decisions, labels, context)
-        write_whole(_tally_file(self.folder, span), orjson.dumps(tally.as_data()))
-        return len(stored.tickets)
 
 
 @dataclass(frozen=True)
@@ -196,16 +80,16 @@ class Runner:
         begun, started_at = time.monotonic(), datetime.now(UTC)
         check_segments(request.candidate.workflow, request.by)
         artifacts = ArtifactStore(self.settings.artifacts_dir)
-        await asyncio.to_thread(_built, request.candidate, artifacts, self.keys)
+        await asyncio.to_thread(built, request.candidate, artifacts, self.keys)
         folder = self.evidence.folder / "unfinished" / request.key
         with _alone(folder):
             plan = await self._plan(request, folder, progress)
-            left = [span for span in plan.spans if not _tally_file(folder, span).exists()]
+            left = [span for span in plan.spans if not tally_file(folder, span).exists()]
             desk = Desk(self.settings, self.keys, request, plan, folder)
             await asyncio.to_thread(_work, desk, left, jobs, progress)
             tally = Tally()
             for span in plan.spans:
-                tally.add(Tally.from_data(orjson.loads(_tally_file(folder, span).read_bytes())))
+                tally.add(Tally.from_data(orjson.loads(tally_file(folder, span).read_bytes())))
             if not tally.cells:
                 raise NoBaseline(hint="Install a policy, or decide tickets.")
             found = _evidence(request, plan, tally, minutes_a_review)
@@ -241,7 +125,7 @@ class Runner:
             erased = found.erased
             for span in spans:
                 within = pl.col("as_of").is_between(span.since, span.until, closed="left")
-                found.frame.filter(within).write_ipc(_context_file(folder, span))
+                found.frame.filter(within).write_ipc(context_file(folder, span))
         plan = Plan(known_by, window, spans, is_recomputed, erased)
         write_whole(path, plan.dump())
         return plan
@@ -259,49 +143,12 @@ class Runner:
             unit.note(self.person, "backtest.finished", subject, detail)
 
 
-def check_segments(workflow: Workflow, by: Sequence[str]) -> None:
-    """Raises `SegmentUnfit` where a name is not a field to tell tickets apart by."""
-    fields = {f.name: f for f in workflow.fields if not f.after}
-    for name in by:
-        field = fields.get(name)
-        if field is None:
-            hint = did_you_mean(name, fields)
-            raise SegmentUnfit(f"There is no field {name!r}.", hint=hint, field=name)
-        if field.pii or field.type not in SEGMENT_TYPES:
-            why = "is personal" if field.pii else f"is of type {field.type}"
-            raise SegmentUnfit(
-                f"The field {name!r} {why}.",
-                hint="Take a category, a boolean, an integer or a text that is not personal.",
-                field=name,
-            )
-
-
 def _work(desk: Desk, spans: Sequence[Span], jobs: int, progress: Progress) -> None:
     total, before = len(desk.plan.spans), len(desk.plan.spans) - len(spans)
     tickets = 0
     for done, count in enumerate(work(desk.opened, spans, jobs), before + 1):
         tickets += count
         progress(f"{tickets:,} tickets", done / total)
-
-
-def _built(recipe: Recipe, artifacts: ArtifactStore, keys: BundleKeys) -> Policy:
-    loaded = assemble(recipe, artifacts, keys)
-    if loaded.problem is not None:  # a verdict by rules alone would not be this policy's
-        raise ModelUnfit(
-            loaded.problem.message, hint=loaded.problem.hint, workflow=recipe.parts.workflow
-        )
-    return loaded.policy
-
-
-def _in_order(context: pl.DataFrame, rows: Sequence[Any]) -> pl.DataFrame:
-    """The context of these ticket rows, by their order."""
-    keys = pl.DataFrame(
-        [(row["ticket_id"], row["revision"]) for row in rows],
-        schema={"ticket_id": pl.String, "revision": pl.Int64},
-        orient="row",
-    )
-    joined = keys.join(context, on=keys.columns, how="left", maintain_order="left")
-    return joined.drop("ticket_id", "revision", "as_of")
 
 
 def _evidence(
@@ -364,11 +211,3 @@ def _alone(folder: Path) -> Generator[None]:
         except BlockingIOError:
             raise AlreadyRunning(hint="Wait for it, or stop it and run this again.") from None
         yield
-
-
-def _tally_file(folder: Path, span: Span) -> Path:
-    return folder / f"span-{span.number:06}.json"
-
-
-def _context_file(folder: Path, span: Span) -> Path:
-    return folder / f"context-{span.number:06}.arrow"
