@@ -43,7 +43,7 @@ class Desk:
 
     @contextmanager
     def opened(self) -> Generator[Callable[[Span], tuple[int, float]]]:
-        """A function that tallies a span; how many tickets, and for how long without making."""
+        """A function that tallies a span; how many tickets, and CPU seconds without making them."""
         from bench.backtest_rows import policy_and_rows  # only here: it loads the engine
         from tiebreak.core.stored import loaded_columns
         from tiebreak.core.tickets import ticket_schema
@@ -60,13 +60,13 @@ class Desk:
                 for i, row in enumerate(rows)
             ]
             stored = {(row["ticket_id"], row["revision"]): before for row in made}
-            begun = time.perf_counter()
+            begun = time.process_time()
             if span.loads_only:
                 loaded_columns(made, ticket_schema(policy.workflow), names)
             else:
                 tally = comparison.tally(made, stored, None)
                 assert tally.cells.total() == len(made)
-            return len(made), time.perf_counter() - begun
+            return len(made), time.process_time() - begun
 
         do(Span(0))  # compiles
         yield do

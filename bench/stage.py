@@ -33,7 +33,7 @@ RULES = 30
 TREES = 300
 DEPTH = 6
 LIVE = 5_000  # different tickets that the load repeats under new ids
-SLOW = 0.02  # a learning rate at which early stopping does not set in before the last tree
+SLOW = 0.015  # a learning rate at which early stopping does not set in before the last tree
 
 
 @dataclass(frozen=True)

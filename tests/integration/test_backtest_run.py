@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from tests.databases import DatabaseUrls, run
 from tests.functional.serving import settings_for
@@ -41,6 +42,7 @@ from tiebreak.release.policies import PolicyLibrary, Recipe, assemble
 from tiebreak.release.proposals import propose
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store.database import Database
+from tiebreak.store.erasure import erase
 from tiebreak.training.labels import read_labels
 from tiebreak.workflows import versions
 from tiebreak.workflows.check import check_folder
@@ -94,7 +96,12 @@ async def _prepare(settings: Settings) -> None:
         values = schema.read(row)
         assert isinstance(values, dict)
         await service.decide("locate", submission(schema, f"live-{i}", None, values), "ann")
+        if i == 0:  # a correction: only the newest revision counts
+            values = {**values, "crew_size": 77}
+            await service.decide("locate", submission(schema, "live-0", None, values), "ann")
     await service.drain()
+    async with lane.unit() as unit:
+        await erase(unit, "locate", f"live-{LIVE - 1}", actor="ann", reason="test")
     await db.close()
 
 
@@ -148,8 +155,9 @@ async def test_the_same_policy_flips_nothing(bench: Bench) -> None:
     assert request.production is not None
     evidence = await bench.run(replace(request, candidate=request.production))
     figures = evidence["figures"]
-    assert figures["tickets"] == 1_500 + LIVE
-    assert evidence["baseline"]["stored"] == LIVE
+    assert figures["tickets"] == 1_500 + LIVE - 1
+    assert evidence["skipped"] == {"erased": 1}
+    assert evidence["baseline"]["stored"] == LIVE - 1
     assert evidence["baseline"]["recomputed"] == 1_500
     assert (figures["flips"], figures["rerouted"]) == (0, 0)
     assert figures["reviews"]["change"] == 0
@@ -162,7 +170,10 @@ async def test_a_changed_policy_flips_what_a_direct_computation_says(bench: Benc
     evidence = await bench.run(request, jobs=2)
     schema = ticket_schema(LOCATE)
     async with bench.db.connection() as conn:
-        rows = await conn.fetch("SELECT * FROM tickets ORDER BY as_of, ticket_id")
+        rows = await conn.fetch(
+            "SELECT * FROM tickets WHERE content IS NOT NULL"
+            " AND NOT (ticket_id = 'live-0' AND revision = 1)"
+        )
     tickets = [StoredTicket.from_row(row, schema) for row in rows]
     assert request.production is not None
     old, new = (
@@ -257,12 +268,14 @@ async def test_a_killed_run_goes_on_and_finds_the_same(bench: Bench, tmp_path: P
         await asyncio.sleep(0.002)
     with pytest.raises(AlreadyRunning):
         await bench.run(request)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     await process.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, 30)
+    assert alive == []
     done = len(list(folder.glob("span-*.json")))
     plan = orjson.loads((folder / "plan.json").read_bytes())
     assert 3 <= done < len(plan["spans"])
-    await asyncio.sleep(1.0)  # its workers have ended with it
     resumed = await bench.runner.run(
         request, jobs=2, minutes_a_review=6.0, progress=lambda _step, _share: None
     )
@@ -286,11 +299,13 @@ def with_window(days: float) -> Workflow:
 async def test_recomputed_context_is_what_admission_stored(bench: Bench) -> None:
     assert await contexts.holds_all(bench.db, LOCATE)
     assert not await contexts.holds_all(bench.db, with_window(7))
-    until = END + timedelta(days=1)
+    until = datetime.now(UTC) + timedelta(days=1)
     found = await contexts.recompute(bench.db, LOCATE, until=until)
+    assert found.erased == 1
     async with bench.db.connection() as conn:
         rows = await conn.fetch(
-            "SELECT ticket_id, context FROM tickets WHERE workflow = 'locate'"
+            "SELECT ticket_id, context FROM tickets"
+            " WHERE workflow = 'locate' AND content IS NOT NULL"
             " ORDER BY as_of, ticket_id"
         )
     assert found.frame["ticket_id"].to_list() == [row["ticket_id"] for row in rows]

@@ -46,22 +46,24 @@ MOVES = (
     (LOW, CRITICAL, AUTO, REVIEW, GOOD),  # a needless review more
     (CRITICAL, LOW, REVIEW, AUTO, GOOD),  # a needless review less
     (LOW, CRITICAL, TIEBREAK, REVIEW, UNKNOWN),
+    (HIGH, HIGH, AUTO, REVIEW, BAD),  # caught as before
+    (LOW, LOW, REVIEW, REVIEW, GOOD),  # a needless review as before
 )
 
 
 def test_figures_count_what_they_are_called() -> None:
     tally = Tally.of(frame(*MOVES), ["town"])
     found = figures(tally.cells, minutes_a_review=30)
-    assert (found["tickets"], found["flips"], found["raised"], found["lowered"]) == (7, 5, 3, 2)
-    assert found["rerouted"] == 5
-    assert found["bands"][LOW] == [1, 0, 1, 2]
+    assert (found["tickets"], found["flips"], found["raised"], found["lowered"]) == (9, 5, 3, 2)
+    assert found["rerouted"] == 6
+    assert found["bands"][LOW] == [2, 0, 1, 2]
     assert found["routes"][TIEBREAK] == [0, 0, 1]
-    assert found["reviews"] == {"before": 2, "after": 3, "change": 1}
-    assert found["reviewer_hours"] == {"before": 1.0, "after": 1.5, "change": 0.5}
-    assert found["outcomes"] == {"unknown": 1, "negative": 2, "positive": 4}
-    assert found["caught"] == {"before": 1, "after": 2, "change": 1}
+    assert found["reviews"] == {"before": 3, "after": 5, "change": 2}
+    assert found["reviewer_hours"] == {"before": 1.5, "after": 2.5, "change": 1.0}
+    assert found["outcomes"] == {"unknown": 1, "negative": 3, "positive": 5}
+    assert found["caught"] == {"before": 2, "after": 3, "change": 1}
     assert found["missed"] == {"before": 3, "after": 2, "change": -1}
-    assert found["needless_reviews"] == {"before": 1, "after": 1, "change": 0}
+    assert found["needless_reviews"] == {"before": 2, "after": 2, "change": 0}
     new = (found["newly_caught"], found["newly_missed"], found["new_needless_reviews"])
     assert new == (2, 1, 1)
     named = {kind: [e["ticket_id"] for e in each] for kind, each in tally.examples.items()}
@@ -85,7 +87,8 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(size: int) -> None:
     parts.skipped, parts.errors = Counter(), Counter()
     assert parts.as_data() == whole.as_data()
     assert cube(parts.cells).sum() == len(moves)
-    assert len(parts.examples["raised"]) == EXAMPLES
+    hashes = sorted((i * 7919) % 1009 for i, move in enumerate(moves) if move[1] > move[0])
+    assert [each["ticket_hash"] for each in parts.examples["raised"]] == hashes[:EXAMPLES]
 
 
 def test_small_segments_and_those_beyond_the_most_are_told_together() -> None:
