@@ -34,6 +34,8 @@ BREACHES = {
     "store/breach.py": ("from tiebreak.audit import journal", "direction"),
     "audit/breach.py": ("from tiebreak.decisions import service", "direction"),
     "tasks/breach.py": ("from tiebreak.web import app", "direction"),
+    "ingest/breach.py": ("from tiebreak.backtest import run", "direction"),
+    "backtest/breach.py": ("import sklearn", "decision-path"),
     "workflows/breach.py": ("from tiebreak.access import keys", "direction"),
     "core/breach_settings.py": ("from tiebreak.settings import Settings", "core"),
     "core/breach_clock.py": ("import time", "core"),
