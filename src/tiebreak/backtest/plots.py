@@ -25,7 +25,7 @@ def paired_bars(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
                 f'<rect x="{LEFT}" y="{top + offset}" width="{width:.1f}" height="9" '
                 f'fill="{colour}"/>'
             )
-            parts.append(_text(LEFT + width + 5, top + offset + 8, f"{value:,g}", size=9))
+            parts.append(_text(LEFT + width + 5, top + offset + 8, f"{value:,}", size=9))
     legend = f"{title}: grey before, blue after"
     return _svg(legend, 36 + len(rows) * ROW, parts)
 
@@ -47,7 +47,7 @@ def lines(title: str, names: Sequence[str], series: Sequence[tuple[str, Sequence
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">'
-            f"<title>{escape(f'{name}, {label}: {value:,g}')}</title></circle>"
+            f"<title>{escape(f'{name}, {label}: {value:,}')}</title></circle>"
             for (x, y), name, value in zip(points, names, values, strict=True)
         ]
     shown = max(1, len(names) // 8)
@@ -56,7 +56,7 @@ def lines(title: str, names: Sequence[str], series: Sequence[tuple[str, Sequence
         for i, name in enumerate(names)
         if i % shown == 0
     ]
-    parts.append(_text(LEFT - 8, 38, f"{largest:,g}", anchor="end", size=10))
+    parts.append(_text(LEFT - 8, 38, f"{largest:,}", anchor="end", size=10))
     parts.append(_text(LEFT - 8, bottom, "0", anchor="end", size=10))
     return _svg(f"{title}: grey before, blue after", height, parts)
 
@@ -72,7 +72,7 @@ def matrix(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) ->
         parts.append(_text(LEFT + i * side + side / 2, 42, f"{name} after", anchor="middle"))
         for j, count in enumerate(counts[i]):
             x, y = LEFT + j * side, 50 + i * 40
-            colour, share = ("#8a94a6", 0.25) if i == j else (_moved(i, j), count / largest)
+            colour, share = ("#8a94a6", 0.25) if i == j else (_moved(i, j), 0.7 * count / largest)
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{side - 3}" height="37" fill="{colour}" '
                 f'fill-opacity="{share:.2f}" stroke="#d0d7de"/>'

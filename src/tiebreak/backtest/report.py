@@ -162,7 +162,7 @@ def comparison(a: Backtest, b: Backtest) -> list[list[str]]:
         values: list[Any] = [each.evidence["figures"][name] for each in (a, b)]
         numbers: list[float] = [v["after"] for v in values] if name in CHANGES else values
         label = f"{_words(name)} after" if name in CHANGES else _words(name)
-        rows.append([label, *(f"{n:,g}" for n in numbers), f"{numbers[1] - numbers[0]:+,g}"])
+        rows.append([label, *(f"{n:,}" for n in numbers), f"{numbers[1] - numbers[0]:+,}"])
     return rows
 
 
@@ -182,15 +182,16 @@ def differences(a: Backtest, b: Backtest) -> list[str]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    names = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = f"<thead><tr>{names}</tr></thead>" if any(columns) else ""
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table>{head}<tbody>{body}</tbody></table>"
 
 
 def _change(change: Mapping[str, float]) -> str:
-    return f"{change['before']:,g} → {change['after']:,g} ({change['change']:+,g})"
+    return f"{change['before']:,} → {change['after']:,} ({change['change']:+,})"
 
 
 def _move(example: Mapping[str, Any]) -> str:
