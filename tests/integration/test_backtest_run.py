@@ -357,6 +357,7 @@ async def test_a_candidate_that_cannot_be_is_refused(bench: Bench) -> None:
         await bench.run(await bench.request(LOWER, until=START - timedelta(days=9)))
     with pytest.raises(WindowEmpty):
         await bench.run(await bench.request(LOWER, since=END, until=START))
+    assert list((bench.runner.evidence.folder / "unfinished").glob("*")) == []
 
 
 async def test_a_recipe_keeps_its_versions(bench: Bench) -> None:

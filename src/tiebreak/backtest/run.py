@@ -38,6 +38,7 @@ from tiebreak.store.database import Database
 
 SMALLEST_SEGMENT = 10  # tickets; smaller ones are told together, so that none points at a person
 MOST_SEGMENTS = 40
+PLAN = "plan.json"
 
 Progress = Callable[[str, float], None]
 
@@ -111,7 +112,7 @@ class Runner:
 
     async def _plan(self, request: Request, folder: Path, progress: Progress) -> Plan:
         """The plan of the unfinished run, or a new one."""
-        path = folder / "plan.json"
+        path = folder / PLAN
         if path.exists():
             return Plan.load(path.read_bytes())
         known_by = datetime.now(UTC)
@@ -210,4 +211,8 @@ def _alone(folder: Path) -> Generator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunning(hint="Wait for it, or stop it and run this again.") from None
-        yield
+        try:
+            yield
+        finally:
+            if not (folder / PLAN).exists():  # there is nothing to go on with
+                shutil.rmtree(folder, ignore_errors=True)
