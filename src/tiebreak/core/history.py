@@ -133,8 +133,16 @@ class HistoryPlan:
 
 def context_frame(values: Mapping[str, tuple[Ints, Flags]], height: int) -> pl.DataFrame:
     """Context values as Int64 columns, null where they are not known."""
-    columns = {name: _nullable(value, is_known) for name, (value, is_known) in values.items()}
-    return pl.DataFrame(columns) if columns else pl.DataFrame(height=height)
+    if not values:
+        return pl.DataFrame(height=height)
+    # One column that holds all of them, end to end, is much faster to make than one for each.
+    flat = pl.Series(np.concatenate([value for value, _ in values.values()]), dtype=pl.Int64)
+    is_known = np.concatenate([flags for _, flags in values.values()])
+    if not is_known.all():
+        flat = flat.set(pl.Series(~is_known), None)
+    return pl.DataFrame(
+        [flat.slice(i * height, height).alias(name) for i, name in enumerate(values)]
+    )
 
 
 def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
@@ -172,13 +180,6 @@ def _where(slot: Slot) -> str:
 
 def _value(slot: Slot) -> str:
     return f"{slot.id} value"
-
-
-def _nullable(value: Ints, is_known: Flags) -> pl.Series:
-    series = pl.Series(value, dtype=pl.Int64)
-    if is_known.all():
-        return series
-    return series.set(pl.Series(~is_known), None)
 
 
 def _fixed_point(value: pl.Series, scale: int) -> tuple[Ints, Flags]:

@@ -43,6 +43,11 @@ class FeatureSpec:
     categories: tuple[str, ...] = ()
 
     @cached_property
+    def number(self) -> pl.Expr:
+        """The feature as a number, as numpy takes it."""
+        return pl.col(self.name).cast(pl.Float64)
+
+    @cached_property
     def codes(self) -> dict[str | None, float]:
         """Each known value's code, and that of null."""
         known = {value: float(code) for code, value in enumerate(self.categories, FIRST_KNOWN)}
@@ -57,8 +62,7 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
     out = np.empty((frame.height, len(features)), dtype=np.float32)
     numbers = [place for place, spec in enumerate(features) if spec.kind == "number"]
     if numbers:
-        columns = [pl.col(features[place].name).cast(pl.Float64) for place in numbers]
-        values = frame.select(columns).to_numpy()
+        values = frame.select([features[place].number for place in numbers]).to_numpy()
         out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
     for place, spec in enumerate(features):
         if spec.kind == "category":

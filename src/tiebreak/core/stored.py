@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import Schema, moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,6 @@ def known_columns(
 
 def _columns_of_all(tickets: Sequence[StoredTicket]) -> list[pl.Series]:
     return [
-        pl.Series("as_of", [t.as_of for t in tickets], dtype=pl.Datetime("us", "UTC")),
+        moments("as_of", [t.as_of for t in tickets]),
         pl.Series("ticket_hash", [t.ticket_hash for t in tickets], dtype=pl.Int64),
     ]
