@@ -14,7 +14,6 @@ from tiebreak.ingest.bulk import IN_FLIGHT, Bulk
 from tiebreak.ingest.files import read_rows
 from tiebreak.ingest.outputs import Mark, Outputs
 from tiebreak.ingest.rejects import beside
-from tiebreak.ingest.rows import kind_of
 
 LIMITS = Limits(queue_size=2 * IN_FLIGHT, batch_max=256)
 
@@ -42,7 +41,6 @@ def command(
     """
     output = Output(as_json=json)
     target = out or file.with_name(file.name + ".decisions.ndjson")
-    kind_of(file)
     next(read_rows(file), None)  # a file that is none is told before anything starts
     share = 0.0
     went_on_from = 0

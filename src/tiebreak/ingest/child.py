@@ -9,12 +9,13 @@ columns `{"columns": […], "times": {…}}`, rows `[number, [cell, …]]` or `[
 from __future__ import annotations
 
 import io
+import math
 import os
 import resource
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
@@ -24,7 +25,7 @@ from tiebreak.ingest.delimited import csv_rows
 from tiebreak.ingest.rows import MAX_ROW_BYTES, FileUnreadable, Kind, Row
 
 if TYPE_CHECKING:
-    from tiebreak.ingest.tables import Cells, Frame
+    from tiebreak.ingest.tables import Frame
 
 MEMORY_BYTES = 1 << 30
 BATCH_CPU_SECONDS = 60
@@ -142,7 +143,7 @@ def _read(kind: Kind, name: str, writer: Writer) -> None:
         writer.input_bytes = status.st_size
         read = tables.arrow_file_frames if kind is Kind.ARROW else tables.parquet_frames
         frames = read(STANDARD_INPUT, name)
-    _write_frames(frames, writer, tables.rows_of)
+    _write_frames(frames, writer)
 
 
 def _is_arrow_file(source: BinaryIO) -> bool:
@@ -163,21 +164,40 @@ def _write_rows(rows: Iterator[Row], writer: Writer) -> None:
         writer.row(row.number, list(row.cells.values()))
 
 
-def _write_frames(frames: Iterator[Frame], writer: Writer, rows_of: Any) -> None:
+def _write_frames(frames: Iterator[Frame], writer: Writer) -> None:
+    from tiebreak.ingest import tables
+
     number = 0
     for frame in frames:
         if not number:
             writer.say(_columns(frame))
-        rows: Iterator[Cells] = rows_of(frame.rows)
-        for cells in rows:
+        columns = _not_finite(frame)
+        for cells in tables.rows_of(frame.rows):
             number += 1
             if isinstance(cells, Problem):
                 writer.problem(number, (cells,))
             else:
-                writer.row(number, cells)
+                writer.row(number, _as_texts(cells, columns) if columns else cells)
         if frame.share is not None:
             writer.say({"share": frame.share})
         _more_time()
+
+
+def _not_finite(frame: Frame) -> list[int]:
+    """The columns with NaN or infinities, for which JSON has no word but null."""
+    return [
+        index
+        for index, column in enumerate(frame.rows)
+        if column.dtype.is_float() and not column.is_finite().all()
+    ]
+
+
+def _as_texts(cells: tuple[Any, ...], columns: list[int]) -> list[Any]:
+    found = list(cells)
+    for index in columns:
+        if found[index] is not None and not math.isfinite(found[index]):
+            found[index] = str(found[index])
+    return found
 
 
 def _columns(frame: Frame) -> dict[str, object]:
@@ -191,9 +211,9 @@ def _columns(frame: Frame) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """What JSON has no word for: times as text, and all else as what no field takes."""
-    if isinstance(value, date | datetime):
-        return value.isoformat()
+    """What JSON has no word for: decimals as text, and all else as what no field takes."""
+    if isinstance(value, Decimal):
+        return str(value)
     return {"type": type(value).__name__}
 
 
