@@ -12,6 +12,7 @@ import typer
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.ingest.importer import Files, ImportReport, import_history
+from tiebreak.ingest.outputs import refuse_overwriting
 from tiebreak.workflows import versions
 
 
@@ -44,6 +45,8 @@ def command(
     Example: `tiebreak import locate tickets.parquet --outcomes events.parquet`
     """
     output = Output(as_json=json)
+    if rejects is not None:
+        refuse_overwriting(rejects, [*tickets, *(outcomes or ())])
     files = Files(tickets, outcomes or (), rejects)
 
     async def work(session: Session) -> ImportReport:

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import date, datetime
 from typing import Any, BinaryIO
 
@@ -121,7 +121,7 @@ def read_foreign(
 
 async def stream_foreign(
     kind: Kind, source: BinaryIO | AsyncIterator[bytes], name: str
-) -> AsyncIterator[tuple[Row, int]]:
+) -> AsyncGenerator[tuple[Row, int]]:
     """The rows of an open file, or of chunks while they come, each with its size in bytes.
 
     Raises `FileUnreadable`, and what `source` raises; then nothing is read that the chunks so far

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,13 +85,16 @@ class Spool:
 
 
 class BatchResponse(Response):
-    """Answers each entry with a line, in order."""
+    """Answers each entry with a line, in order; what is `held` for it is let go at its end."""
 
-    def __init__(self, request: Request, entries: AsyncIterator[Entry]) -> None:
+    def __init__(
+        self, request: Request, entries: AsyncGenerator[Entry], held: ExitStack | None = None
+    ) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         del self.headers["content-length"]
         self._request_id: str = request.scope["state"]["request_id"]
         self._entries = entries
+        self._held = held or ExitStack()
         self._spool = Spool()
         self._bytes = 0
         self._eased = asyncio.Event()
@@ -98,15 +102,16 @@ class BatchResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Read, decide and send at the same time until the body has ended or broken off."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(LINES_IN_FLIGHT)
         try:
+            await send(start)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take(tasks, answers))
                 tasks.create_task(self._collect(answers))
                 tasks.create_task(self._send(send))
         finally:
             self._spool.close()
+            self._held.close()
 
     async def _take(
         self, tasks: asyncio.TaskGroup, answers: asyncio.Queue[asyncio.Task[bytes] | None]
@@ -114,10 +119,11 @@ class BatchResponse(Response):
         """Start deciding each entry as it comes; what a broken connection cut off is dropped."""
         number = 0
         try:
-            async for entry in self._entries:
-                number = entry.number
-                await self._room(entry)
-                await answers.put(tasks.create_task(self._answer(entry)))
+            async with aclosing(self._entries) as entries:
+                async for entry in entries:
+                    number = entry.number
+                    await self._room(entry)
+                    await answers.put(tasks.create_task(self._answer(entry)))
         except ClientDisconnect:
             pass
         except (Interrupted, BodyTooSlow, FileUnreadable) as error:

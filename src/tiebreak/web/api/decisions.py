@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -99,9 +100,13 @@ async def decide_batch(request: Request, workflow: str = WORKFLOW) -> Response:
         return BatchResponse(request, batch.lines(chunks))
     if site.readers.locked():
         raise Overloaded("Other tables are being read.", hint="Send it again when they are done.")
-    table = TABLES[kind]
-    body = await spooled(chunks, PARQUET_BYTES) if table is Kind.PARQUET else chunks
-    return BatchResponse(request, batch.rows(table, body))
+    with ExitStack() as held:
+        await site.readers.acquire()
+        held.callback(site.readers.release)
+        table, body = TABLES[kind], chunks
+        if table is Kind.PARQUET:
+            body = held.enter_context(await spooled(chunks, PARQUET_BYTES))
+        return BatchResponse(request, batch.rows(table, body), held.pop_all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +118,20 @@ class _Batch:
     actor: str
     request: Request
 
-    async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Entry]:
+    async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Entry]:
         """The lines of an NDJSON body."""
         async for line in read_lines(chunks, self._limit):
             size = len(line.content or b"")
             yield Entry(line.number, size, partial(self._decide, partial(self._of_line, line)))
 
-    async def rows(self, kind: Kind, body: BinaryIO | AsyncIterator[bytes]) -> AsyncIterator[Entry]:
+    async def rows(
+        self, kind: Kind, body: BinaryIO | AsyncIterator[bytes]
+    ) -> AsyncGenerator[Entry]:
         """The rows of a table."""
-        async with self.site.readers:
-            try:
-                async for row, size in stream_foreign(kind, body, "The body"):
-                    read = partial(self._of_row, row, size)
-                    yield Entry(row.number, size, partial(self._decide, read))
-            finally:
-                if not isinstance(body, AsyncIterator):
-                    body.close()
+        async with aclosing(stream_foreign(kind, body, "The body")) as found:
+            async for row, size in found:
+                read = partial(self._of_row, row, size)
+                yield Entry(row.number, size, partial(self._decide, read))
 
     @property
     def _limit(self) -> int:
