@@ -233,3 +233,21 @@ def test_a_file_cut_off_names_the_row_and_a_mended_one_is_decided_whole(
     assert error["hint"]
     file.write_bytes(whole)
     assert decide(place, file)["decided"] == table.height
+
+
+def test_what_is_logged_never_mixes_with_the_result(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.ndjson"
+    many(tickets, 500, "logged-").write_ndjson(file)
+    told = decide(place, file)
+    last = lines(Path(told["decisions"]))[-1]["ticket_id"]
+    place.alter(
+        f"DELETE FROM decision_keys WHERE ticket_id = '{last}'",
+        f"DELETE FROM decisions WHERE ticket_id = '{last}'",
+    )
+    words = ("decide", file, "--workflow", "locate", "--as", "ann", "--json")
+    code, out, err = place.run(*words)
+    assert code == 0
+    assert "recovered" in err
+    assert json.loads(out)["decided"] == 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -17,6 +18,7 @@ from tests.functional.test_web_batch import PATH, chunk, listed, receive, send
 
 from tiebreak.access.roles import Role
 from tiebreak.web.api import decisions
+from tiebreak.web.site import MOST_READERS
 
 CSV = "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -175,9 +177,7 @@ def batch_of(stream: bytes) -> bytes:
     return stream[stream.index(b"\xff\xff\xff\xff", 8) :]
 
 
-def open_table(site: Site, kind: str) -> Any:
-    import socket
-
+def open_table(site: Site, kind: str) -> socket.socket:
     host, port = site.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     head = (
@@ -199,7 +199,7 @@ def test_a_row_cut_off_by_a_broken_connection_is_not_decided(site: Site) -> None
 
 def test_one_worker_reads_only_so_many_tables_at_once(site: Site) -> None:
     content = csv(frame(2))
-    connections = [open_table(site, CSV) for _ in range(4)]
+    connections = [open_table(site, CSV) for _ in range(MOST_READERS)]
     try:
         for connection in connections:
             connection.sendall(chunk(content))

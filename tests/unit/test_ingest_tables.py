@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tiebreak.ingest import child
+from tiebreak.ingest import arrow, child
 from tiebreak.ingest.files import read_rows
 from tiebreak.ingest.foreign import command
 from tiebreak.ingest.rows import FileUnreadable, Row
@@ -112,10 +113,24 @@ def test_an_empty_table_has_no_rows(tmp_path: Path, name: str, write: Write) -> 
 
 def test_dictionaries_that_change_between_batches_are_followed(tmp_path: Path) -> None:
     path = tmp_path / "a.arrows"
-    kinds = pl.Enum(["leak", "lamp"])
-    frame = pl.DataFrame({"kind": pl.Series(["leak", "lamp"] * 5_000, dtype=kinds)})
-    rows = read(frame, write_stream, path)
-    assert [row.cells["kind"] for row in rows] == frame["kind"].to_list()
+    streams: list[bytes] = []
+    for letters in (["a", "b"], ["c", "d"]):
+        categories = pl.Categorical(pl.Categories.random())
+        write_stream(pl.DataFrame({"kind": pl.Series(letters, dtype=categories)}), path)
+        streams.append(path.read_bytes())
+    first, second = streams
+    path.write_bytes(first.removesuffix(arrow.END) + second[second.index(b"\xff\xff\xff\xff", 8) :])
+    assert [row.cells["kind"] for row in read_rows(path)] == ["a", "b", "c", "d"]
+
+
+def test_a_dictionary_in_parts_is_refused_and_not_taken_for_whole() -> None:
+    message = struct.pack("<I6H", 16, 12, 24, 0, 4, 8, 16)  # vtable of the message, after its root
+    message += struct.pack("<iB3xI4xq", 12, arrow.Header.DICTIONARY, 32, 0)
+    dictionary = struct.pack("<5H6x", 10, 16, 8, 0, 4) + struct.pack("<iB3xq", 16, True, 7)
+    head = message + dictionary
+    stream = arrow.CONTINUATION + struct.pack("<i", len(head)) + head
+    with pytest.raises(arrow.NotArrow, match="in parts"):
+        list(arrow.batches(io.BytesIO(stream)))
 
 
 @each_kind

@@ -109,7 +109,10 @@ def _read_head(head: bytes) -> tuple[Header, int, int]:
         offset = _offset(head, root, 2)
         if offset is None:
             raise ValueError("a dictionary without a header")
-        dictionary_id = _field(head, offset + _number(head, "<I", offset), 0, "<q")
+        table = offset + _number(head, "<I", offset)
+        dictionary_id = _field(head, table, 0, "<q")
+        if _field(head, table, 2, "<B"):
+            raise NotArrow("its dictionaries come in parts, which is not read; write them whole")
     return header, dictionary_id, body_bytes
 
 

@@ -15,7 +15,7 @@ from tiebreak.store.database import Database
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
 
-MOST_READERS = 4  # child processes that read bodies of tables, each of at most 1 GiB of memory
+MOST_READERS = 2  # child processes that read bodies of tables, each of at most 1 GiB of memory
 
 
 @dataclass(frozen=True, slots=True)
