@@ -53,7 +53,9 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
         for person in ("ann", "bob"):
             await ensure_person(unit, person, actor="tests")
     await versions.load(lane, workflow, rules, author="ann", reason="test")
-    files = Files([DATA / f"tickets_{year}.parquet" for year in YEARS], rejects_folder=tmp_path)
+    files = Files(
+        [DATA / f"tickets_{year}.parquet" for year in YEARS], rejects=tmp_path / "rejects.ndjson"
+    )
     await import_history(db, keyring, workflow, files, actor="ann")
 
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from tiebreak.core.tickets import Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
+from tiebreak.web.bodies import LINES, TABLES
 from tiebreak.web.shapes import BatchLine, ProblemDocument, Readiness
 
 Json = dict[str, Any]
@@ -37,6 +38,18 @@ TAGS = [
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]
 
+BATCH = (
+    "NDJSON: one submission a line, as for one ticket. Tables: one ticket a row, columns as the "
+    "workflow's fields (or their `source`) and the column of its ticket id; other columns are "
+    "passed over."
+)
+
+_BINARY: Json = {"type": "string", "format": "binary"}
+_TABLE_SCHEMAS: Mapping[str, Json] = {
+    "text/csv": {"type": "string"},
+    "application/vnd.apache.arrow.stream": _BINARY,
+    "application/vnd.apache.parquet": _BINARY,
+}
 _EXAMPLES: Mapping[FieldType, object] = {
     FieldType.TEXT: "Text",
     FieldType.CATEGORY: "example",
@@ -174,9 +187,11 @@ def _example(shape: WorkflowShape, kind: str) -> Json:
 def _with_body(operation: Json, bodies: Json) -> Json:
     name = operation["operationId"]
     if name == "decide_batch":
-        lines = "One submission a line, as for one ticket."
-        content: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
-        return {**operation, "requestBody": _required(content, lines)}
+        content: Json = {
+            LINES[0]: {"schema": {"type": "string"}},
+            **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
+        }
+        return {**operation, "requestBody": _required(content, BATCH)}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."
