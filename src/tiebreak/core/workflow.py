@@ -181,13 +181,14 @@ class Label(_Frozen):
     """What the model learns: an expression over outcome fields that is true for a bad end.
 
     A label counts only when `maturity_days` have passed since the ticket's `as_of`, for either
-    class; a ticket without an outcome is then negative when `absent` says so, else unlabelled.
+    class. A ticket without an outcome is then what `absent` says: `unknown` leaves it out,
+    `negative` fits ends that are only told when they are bad, `positive` work that is late anyway.
     """
 
     name: Name
     sql: str
     maturity_days: float = Constraint(ge=0)
-    absent: Literal["negative", "unknown"] = "unknown"
+    absent: Literal["negative", "positive", "unknown"] = "unknown"
 
 
 class Knobs(_Frozen):
