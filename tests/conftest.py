@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests import installed_postgres
 from tests.databases import DatabaseUrls, execute, run, servers_place
 
 from tiebreak.embedded import postgres as embedded_postgres
@@ -45,7 +46,11 @@ def server_folder() -> Generator[Path]:
 @pytest.fixture(scope="session")
 def postgres(server_folder: Path) -> embedded_postgres.PostgresServer:
     """A server with the three roles and a migrated template database; it forgets at power loss."""
-    server = embedded_postgres.start(server_folder, PASSWORD, embedded_postgres.FORGETFUL)
+    programs = installed_postgres.programs()
+    if programs is None:
+        server = embedded_postgres.start(server_folder, PASSWORD, embedded_postgres.FORGETFUL)
+    else:
+        server = installed_postgres.start(server_folder, PASSWORD, programs)
     run(_prepare(server))
     return server
 
