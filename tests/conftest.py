@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from tests import installed_postgres
 from tests.databases import DatabaseUrls, execute, run, servers_place
+from tests.keys import KEYRING
 
 from tiebreak.embedded import postgres as embedded_postgres
 from tiebreak.embedded import processes
@@ -80,14 +81,7 @@ async def db(database_urls: DatabaseUrls) -> AsyncGenerator[Database]:
 @pytest.fixture
 def keyring() -> Keyring:
     """Fixed keys, so that what they make is the same in every run."""
-    return Keyring(
-        seal_key_id="k1",
-        seal_keys={"k1": b"seal-key-for-tests-seal-key-for-"},
-        bundle_signing_key_id="k1",
-        bundle_keys={"k1": b"bundle-key-for-tests-bundle-key-"},
-        entity_key=b"entity-key-for-tests-entity-key-",
-        sampling_key=b"sampling-key-for-tests-sampling-",
-    )
+    return KEYRING
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Uuid,
 )
 from tests.databases import DatabaseUrls, run
+from tests.keys import KEYRING
 from tests.store_samples import NAME, WORKFLOW, admit, decide, record, ticket, told
 
 from tiebreak.access.keys import create_key, revoke_key
@@ -135,16 +136,6 @@ def training_run(at: datetime) -> dict[str, Any]:
 def scene(module_database_urls: DatabaseUrls) -> DatabaseUrls:
     run(build(module_database_urls, KEYRING))
     return module_database_urls
-
-
-KEYRING = Keyring(
-    seal_key_id="k1",
-    seal_keys={"k1": b"seal-key-for-tests-seal-key-for-"},
-    bundle_signing_key_id="k1",
-    bundle_keys={"k1": b"bundle-key-for-tests-bundle-key-"},
-    entity_key=b"entity-key-for-tests-entity-key-",
-    sampling_key=b"sampling-key-for-tests-sampling-",
-)
 
 
 class Attacker:

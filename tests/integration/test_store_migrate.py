@@ -10,6 +10,7 @@ import orjson
 import pytest
 from sqlalchemy.exc import DBAPIError
 from tests.databases import DatabaseUrls, execute
+from tests.keys import KEYRING
 from tests.upgrades import record
 
 from tiebreak.audit.verify import verify
@@ -88,11 +89,11 @@ async def test_an_upgrade_keeps_what_was_stored(
 
     db = await Database.open(urls.app, pool_size=4)
     artifacts = ArtifactStore(tmp_path)
-    report = await verify(db, artifacts, record.KEYRING)
+    report = await verify(db, artifacts, KEYRING)
     assert report.is_intact, report.findings
     assert report.verified > 50
     assert report.erased == 5
-    keys = BundleKeys(record.KEYRING.bundle_keys, record.KEYRING.bundle_signing_key_id)
+    keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
     replayed = await replay(
         reading.pairs(db, None, sample=None), PolicyLibrary(db, artifacts, keys)
     )

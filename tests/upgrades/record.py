@@ -18,12 +18,12 @@ import httpx
 import orjson
 from tests.databases import DatabaseUrls
 from tests.functional.serving import REPAIRS, RULES, TICKET, prepare, serving, settings_for
+from tests.keys import KEYRING
 
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.workflow import Entity, HistoryFeature, Rule, RuleSet
 from tiebreak.embedded import postgres
-from tiebreak.settings import Keyring
 from tiebreak.store import migrate, partitions, roles
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase
@@ -32,14 +32,6 @@ from tiebreak.store.tables import metadata
 FOLDER = Path(__file__).parent
 PASSWORD = "a-password-for-tests"
 ERASED = "t3"
-KEYRING = Keyring(
-    seal_key_id="k1",
-    seal_keys={"k1": b"seal-key-for-tests-seal-key-for-"},
-    bundle_signing_key_id="k1",
-    bundle_keys={"k1": b"bundle-key-for-tests-bundle-key-"},
-    entity_key=b"entity-key-for-tests-entity-key-",
-    sampling_key=b"sampling-key-for-tests-sampling-",
-)
 WORKFLOW = REPAIRS.model_copy(
     update={
         "entities": (Entity(name="kind", key=("kind",)),),
