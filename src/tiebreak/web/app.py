@@ -115,10 +115,10 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """The methods that this path takes, of all the routes that it fits."""
-    app: FastAPI = request.app
     fitting = (
         route
-        for route in app.routes
+        for router in ROUTERS
+        for route in router.routes
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
     )
     return {method for route in fitting for method in route.methods or ()}
