@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
@@ -146,8 +146,18 @@ def _workflow_schemas(shape: WorkflowShape) -> Json:
             "additionalProperties": False,
             "required": ["ticket_id", "fields"],
             "properties": {
-                "ticket_id": {"type": "string", "minLength": 1, "maxLength": 200},
-                "revision": {"type": "integer", "minimum": 1},
+                "ticket_id": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_TICKET_ID,
+                    "description": "Printable characters without spaces around them.",
+                },
+                "revision": {
+                    "type": ["integer", "null"],
+                    "minimum": 1,
+                    "maximum": MAX_REVISION,
+                    "description": "Null: the next, or the latest when the content is equal.",
+                },
                 "fields": {"$ref": REF + ticket},
             },
         },
@@ -159,7 +169,7 @@ def _workflow_schemas(shape: WorkflowShape) -> Json:
             "properties": {
                 "kind": {"type": "string", "enum": ["outcome", "closed", "acted"]},
                 "given_at": {
-                    "type": "string",
+                    "type": ["string", "null"],
                     "format": "date-time",
                     "description": "When the sender learned it; never later than now.",
                 },
