@@ -70,9 +70,7 @@ class TextScore:
         """
         data, bounds = packed(texts)
         out = np.empty(len(texts), dtype=np.float64)
-        score_texts(
-            data, bounds, self.keys, self._slots, self.scales, self.weights, self.base, out
-        )
+        score_texts(data, bounds, self.keys, self._slots, self.scales, self.weights, self.base, out)
         if texts.null_count():
             out[texts.is_null().to_numpy()] = np.nan
         return out
@@ -133,14 +131,15 @@ class TextScore:
     def _parse(cls, data: bytes) -> TextScore:
         offset = data.index(b"\n") + 1
         head: dict[str, Any] = orjson.loads(data[: offset - 1])
+        count = int(head["count"])
         arrays: dict[str, Any] = {}
         for name, dtype in _DTYPES.items():
-            array = np.frombuffer(data, dtype=dtype, count=int(head["count"]), offset=offset)
+            array = np.frombuffer(data, dtype=dtype, count=count, offset=offset)
             offset += array.nbytes
             # a copy, because the kernels are compiled for aligned arrays
             arrays[name] = array.copy()
-        if offset != len(data):
-            raise ValueError("bytes are left over")
+        if count < 0 or offset != len(data):
+            raise ValueError("the table is of another size")
         return cls(float(head["base"]), **arrays)
 
     @cached_property

@@ -56,10 +56,10 @@ def split_words(
     position = start
     while position < end:
         byte = data[position]
+        is_digit = 0x30 <= byte <= 0x39
+        is_upper = 0x41 <= byte <= 0x5A
         width = 1
         if byte < 0x80:
-            is_digit = 0x30 <= byte <= 0x39
-            is_upper = 0x41 <= byte <= 0x5A
             is_word = is_digit or is_upper or 0x61 <= byte <= 0x7A
         else:
             width = 2 if byte < 0xE0 else (3 if byte < 0xF0 else 4)

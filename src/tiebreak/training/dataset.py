@@ -87,9 +87,7 @@ class Snapshot:
         return self.weights.cast(pl.Float64).to_numpy()
 
 
-def feature_specs(
-    training: Snapshot, texts: Mapping[str, TextScore]
-) -> tuple[FeatureSpec, ...]:
+def feature_specs(training: Snapshot, texts: Mapping[str, TextScore]) -> tuple[FeatureSpec, ...]:
     """The model's features; codes of categories are fixed by the training rows alone.
 
     `texts` holds what was learnt of each text feature.

@@ -7,14 +7,14 @@ without the row's fifth of the time, or the trees would trust words that were le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse as scipy_sparse
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
@@ -30,7 +30,8 @@ CHUNK = 50_000  # texts hashed together, for the sake of memory
 _STRENGTH = 1.0  # of what the rows say against weights of 0, measured: see ADR 0009
 _ITERATIONS = 200
 
-Matrix = Any  # scipy's sparse arrays come without types
+sparse: Any = scipy_sparse  # it comes without types
+Matrix = Any
 Counts = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 
@@ -61,7 +62,8 @@ def learn_text(
 ) -> LearntText:
     """What texts (n,) String tell of targets y (n,); the same input gives the same bits.
 
-    Known are the words and pairs of words that stand in at least SMALLEST_NGRAM texts.
+    Known are the words and pairs of words that stand in at least SMALLEST_NGRAM texts, but not
+    in all of them.
     """
     keys, scales = _vocabulary(texts)
     is_given = texts.is_not_null().to_numpy()
@@ -74,17 +76,20 @@ def learn_text(
         base, coefficients = _fit(x[rows], y[rows], weights[rows])
         return TextScore(base, keys, scales, (scales * coefficients).astype(np.float32))
 
+    score = learnt(is_given)
     for fifth in range(FIFTHS):
         is_in = fifths == fifth
-        out_of_fold[is_in] = learnt(~is_in & is_given).scores(texts.filter(pl.Series(is_in)))
-    return LearntText(learnt(is_given), out_of_fold)
+        # one base for all: each fifth's own would tell the trees the rate of the others
+        others = replace(learnt(~is_in & is_given), base=score.base)
+        out_of_fold[is_in] = others.scores(texts.filter(pl.Series(is_in)))
+    return LearntText(score, out_of_fold)
 
 
 def _vocabulary(texts: pl.Series) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """Hashes of the known n-grams (K,), ascending, and their inverse document frequencies."""
     keys, frequencies = reduce(_merged, (_document_counts(part) for part in _chunks(texts)))
-    is_frequent = frequencies >= SMALLEST_NGRAM
-    keys, frequencies = keys[is_frequent], frequencies[is_frequent]
+    tells = (frequencies >= SMALLEST_NGRAM) & (frequencies < len(texts) - texts.null_count())
+    keys, frequencies = keys[tells], frequencies[tells]
     kept = np.sort(np.argsort(-frequencies, kind="stable")[:MOST_NGRAMS])
     scales = np.log((1.0 + len(texts)) / (1.0 + frequencies[kept])) + 1.0
     return keys[kept], scales.astype(np.float32)
@@ -104,9 +109,7 @@ def _vectors(texts: pl.Series, keys: NDArray[np.uint64], scales: NDArray[np.floa
     values = scales[places].astype(np.float64) * np.sqrt(times)
     lengths = np.sqrt(np.bincount(rows, weights=values * values, minlength=len(texts)))
     starts = np.searchsorted(rows, np.arange(len(texts) + 1))
-    return sparse.csr_array(
-        (values / lengths[rows], places, starts), shape=(len(texts), len(keys))
-    )
+    return sparse.csr_array((values / lengths[rows], places, starts), shape=(len(texts), len(keys)))
 
 
 def _counted(
@@ -144,11 +147,12 @@ def _fit(
     x: Matrix, y: NDArray[np.float32], weights: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
     """Log-odds of a text without known n-grams, and what each n-gram adds (K,)."""
+    width = int(x.shape[1])
     positives = float((weights * y).sum())
     negatives = float(weights.sum()) - positives
-    if not x.shape[1] or min(positives, negatives) <= 0.0:
-        return float(np.log((positives + 0.5) / (negatives + 0.5))), np.zeros(x.shape[1])
+    if not width or min(positives, negatives) <= 0.0:
+        return float(np.log((positives + 0.5) / (negatives + 0.5))), np.zeros(width)
     regression: Any = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS)
     with threadpool_limits(limits=1):  # more threads add in another order: other bits
         regression.fit(x, y, sample_weight=weights)
-    return float(regression.intercept_[0]), regression.coef_[0]
+    return float(regression.intercept_[0]), np.asarray(regression.coef_[0], dtype=np.float64)
