@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 from tests.databases import DatabaseUrls, run
@@ -29,6 +30,7 @@ from tiebreak.store.erasure import erase
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.fit import Parameters
 from tiebreak.training.train import train
+from tiebreak.web.shapes import Explanation
 
 SCORED = REPAIRS.model_copy(
     update={
@@ -99,6 +101,7 @@ def test_a_decision_is_scored_and_its_explanation_adds_up(
         read = client.get(f"/v1/decisions/{answer['decision_id']}")
         assert read.json() == answer
         told = client.get(f"/v1/decisions/{answer['decision_id']}/explanation").json()
+        Explanation.model_validate_json(orjson.dumps(told), strict=True)
         parts_by_name = {item["feature"]: item for item in told["contributions"]}
         words = parts_by_name["told"].pop("words")
         assert {name: item["value"] for name, item in parts_by_name.items()} == {

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,5 @@ class TextScore:
 def packed(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The texts' first bytes behind each other, and where each begins (n + 1,); null is empty."""
     parts = [b"" if text is None else text.encode()[:MAX_BYTES] for text in texts.to_list()]
-    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=bounds[1:])
+    bounds = np.array([0, *accumulate(map(len, parts))], dtype=np.int64)
     return np.frombuffer(b"".join(parts), dtype=np.uint8), bounds
