@@ -127,7 +127,7 @@ def test_progress_reports_every_step_in_order(choice: FamilyChoice) -> None:
     assert fitted[-1] == 1.0
 
 
-@pytest.mark.parametrize(("seed", "better"), [(0, "lightgbm"), (1, "xgboost")])
+@pytest.mark.parametrize(("seed", "better"), [(6, "lightgbm"), (4, "xgboost")])
 def test_the_best_family_is_the_one_that_ranks_validation_rows_better(
     seed: int, better: Family
 ) -> None:
