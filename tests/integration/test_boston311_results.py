@@ -85,7 +85,7 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
         await service.drain()
     assert found.model["auc"] is not None
     assert found.model["pr_auc"] is not None
-    assert found.model["auc"] > 0.89
-    assert found.model["pr_auc"] > 0.65
+    assert found.model["auc"] > 0.91  # 0.900 and 0.677 without the text feature
+    assert found.model["pr_auc"] > 0.69
     assert abs(found.model["mean_score"] - found.model["base_rate"]) < 0.04
     assert set(report.counts) == {Cause.IDENTICAL}

@@ -17,6 +17,7 @@ from pydantic import Field as Constraint
 
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
+FeatureKind = Literal["number", "category", "text"]
 FamilyChoice = Literal["xgboost", "lightgbm", "best"]  # best: what validates better
 
 
@@ -94,11 +95,15 @@ class EventKind(StrEnum):
 
 
 class RowFeature(_Frozen):
-    """A feature computed from one ticket by an expression over its fields and `as_of`."""
+    """A feature computed from one ticket by an expression over its fields and `as_of`.
+
+    A number is taken as it is, a category by a code, and a text by what training learnt of its
+    words and pairs of words.
+    """
 
     name: Name
     sql: str
-    kind: Literal["number", "category"] = "number"
+    kind: FeatureKind = "number"
     description: str = ""
 
 

@@ -89,12 +89,24 @@ class Decision(Shape):
     errors: list[ExpressionFault]
 
 
+class Word(Shape):
+    """A word of a text, and what it adds to the text's score."""
+
+    word: str
+    part: float
+
+
 class Contribution(Shape):
-    """A feature, its value (null once the ticket was erased) and its part of the margin."""
+    """A feature, its value (null once the ticket was erased) and its part of the margin.
+
+    The value of a text feature is the text's score: the log-odds that its words tell alone. It
+    comes with the words that make most of it, until the ticket is erased.
+    """
 
     feature: str
     value: Any
     contribution: float
+    words: list[Word] | None = None
 
 
 class Explanation(Shape):
