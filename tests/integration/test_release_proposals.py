@@ -22,7 +22,7 @@ from tiebreak.release.proposals import ModelUnfit, propose
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit
 from tiebreak.store.database import Database
-from tiebreak.store.history import HistoryNotReady
+from tiebreak.store.kept import HistoryNotReady
 from tiebreak.workflows import versions
 
 
