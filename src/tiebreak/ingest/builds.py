@@ -65,7 +65,8 @@ class Builder:
             await unit.conn.execute(_ONE_AT_A_TIME, name)
             row = await unit.conn.fetchrow(_NEWEST, name)
             if row is not None and row["base"] == base:
-                if await slots_of(unit.conn, name, row["generation"]) == plan.definitions():
+                begun = await slots_of(unit.conn, name, row["generation"])
+                if begun == plan.definitions():
                     return Build(plan, **dict(row))
             generation = await unit.conn.fetchval(_NEXT, name)
             await register(unit.conn, name, generation, plan)

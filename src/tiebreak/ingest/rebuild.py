@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tiebreak.audit.lanes import Lane
@@ -72,7 +72,9 @@ async def rebuild(
     kept = ids_of(*plan.bookings.strands)
     added = sorted(kept - before) if clock is not None else []
     build = Build(plan, base, base, EPOCH)
-    if added and not dry_run:
+    if added and dry_run:
+        build = replace(build, erased=await _erased(db, workflow))
+    elif added:
         builder = Builder(lane, keyring, schemas, actor)
         build = await builder.begin(plan, base)
         build = await _run(db, keyring, builder, build, progress)
@@ -109,6 +111,11 @@ async def _in_production(db: Database, keyring: Keyring, workflow: str) -> Workf
     return (await versions.addressed(db, workflow, version)).workflow
 
 
+async def _erased(db: Database, workflow: str) -> int:
+    async with db.connection() as conn:
+        return await conn.fetchval(_ERASED, workflow)
+
+
 async def _run(
     db: Database, keyring: Keyring, builder: Builder, build: Build, progress: Progress
 ) -> Build:
@@ -119,11 +126,11 @@ async def _run(
         production = await _in_production(db, keyring, name)
         return production is None or ids_of(HistoryPlan(production).strand) <= kept
 
-    begun = build.through
+    async with db.connection() as conn:
+        first = max(build.through, await conn.fetchval(_FIRST, name) or build.through)
     while True:
         async with db.connection() as conn:
             last = await conn.fetchval(_LAST, name)
-            first = max(begun, await conn.fetchval(_FIRST, name) or begun)
             is_near = await end_of(conn, name, build.through, last, FEW_EVENTS) == last
         if is_near:
             return await builder.finish(build, is_still_wanted)
@@ -140,3 +147,9 @@ _CLOCK = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1"
 _LAST = "SELECT last_as_of FROM workflow_clocks WHERE workflow = $1"
 
 _FIRST = "SELECT min(as_of) FROM tickets WHERE workflow = $1"
+
+_ERASED = """
+    SELECT (SELECT count(*) FROM tickets WHERE workflow = $1 AND content IS NULL)
+        + (SELECT count(*) FROM outcomes
+           WHERE workflow = $1 AND content IS NULL AND kind IN ('closed', 'outcome'))
+"""
