@@ -75,7 +75,7 @@ async def ticked(
     """The moment that `history_tick` gave as `row`; raises as `tick` does."""
     if at is not None and row["last_as_of"] != at:
         raise ClockBehind(
-            hint="Older history is imported before live tickets; send later knowledge as outcomes.",
+            hint="Import older history before live tickets; send later knowledge as outcomes.",
             workflow=workflow,
         )
     generation = row["history_generation"]
