@@ -13,11 +13,12 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import PolicyParts
+from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, RuleSet, Workflow
 from tiebreak.ingest import builds
 from tiebreak.ingest.builds import RebuildOvertaken
 from tiebreak.ingest.rebuild import RebuildReport, rebuild
-from tiebreak.ingest.recorded import FieldChanged
+from tiebreak.ingest.recorded import FieldChanged, Schemas
 from tiebreak.release import records
 from tiebreak.release.records import HistoryMoved
 from tiebreak.settings import Keyring
@@ -145,14 +146,43 @@ async def test_an_entity_by_another_key_and_a_field_of_another_type_are_refused(
 async def test_two_rebuilds_do_not_mix(db: Database, lane: Lane, keyring: Keyring) -> None:
     await admit(lane, keyring, *(ticket(f"T{i}", digger="bob") for i in range(4)))
     await load(lane, NEXT)
-    lanes = [await Lane.open(db, "racer", keyring) for _ in range(2)]
-    results = await asyncio.gather(
-        *(built(db, each, keyring) for each in lanes), return_exceptions=True
+    builder = builds.Builder(lane, keyring, Schemas.of([WORKFLOW, NEXT]), "ann")
+    whole = OLD.keeping(NEW.strand.only({TOLD.partition("@")[0]}))
+    one, other = [await builder.begin(whole, 1) for _ in range(2)]
+    assert one == other
+    async with db.connection() as conn:
+        last = await conn.fetchval("SELECT last_as_of FROM workflow_clocks")
+    assert (await builder.go_on(one, last)).events == 4
+    with pytest.raises(RebuildOvertaken):
+        await builder.go_on(other, last)
+    report = await built(db, lane, keyring)
+    assert (report.generation, report.events) == (2, 4)
+
+
+async def test_fields_that_production_lacks_are_read_from_what_is_stored(
+    db: Database, lane: Lane, keyring: Keyring
+) -> None:
+    await admit(lane, keyring, ticket("A", digger="bob"))
+    soil = Field(name="soil", type=FieldType.TEXT)
+    clay = feature("clay", "count", where="soil = 'clay'")
+    second = NEXT.model_copy(
+        update={"fields": (*NEXT.fields, soil), "features": (*NEXT.features, clay)}
     )
-    assert any(isinstance(each, RebuildReport) for each in results)
-    assert all(isinstance(each, RebuildReport | RebuildOvertaken) for each in results)
-    last = await admit(lane, keyring, ticket("last", digger="bob"))
-    assert last.tickets[0].context[DIGS] == 4
+    await load(lane, second)
+    await built(db, lane, keyring)
+    await install(lane, keyring, second, 2)
+    schema = ticket_schema(second)
+    plan = HistoryPlan(second)
+    arrival = ticket("B", digger="bob", soil="clay", schema=schema)
+    await admit(lane, keyring, arrival, plan=plan)
+    await install(lane, keyring, WORKFLOW, 2)
+    more = (*second.features, feature("no_clay", "count", where="soil <> 'clay'"))
+    third = second.model_copy(update={"features": more})
+    await load(lane, third)
+    await built(db, lane, keyring)
+    last = await admit(lane, keyring, ticket("C", digger="bob"), plan=HistoryPlan(third))
+    column = next(r for r in plan.readings if r.feature.name == "clay").columns[0]
+    assert last.tickets[0].context[column] == 1
 
 
 async def test_a_policy_is_not_installed_on_a_generation_that_went(
