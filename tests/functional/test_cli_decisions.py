@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -294,3 +295,58 @@ def test_tables_for_people_name_what_matters(place: Place) -> None:
     code, _, err = place.run("train", "locat", "--as", "ann")
     assert code == 4
     assert "locate" in err
+
+
+@pytest.mark.timeout(300)
+def test_a_new_history_feature_is_rebuilt_trained_and_installed(
+    place: Place, live: tuple[Path, list[dict[str, Any]]], simulation: Simulation
+) -> None:
+    """The way of docs/howto/change-history-features.md; comes last, for it changes production."""
+    folder = place.folder / "locate"
+    shutil.copytree(ROOT / "workflows" / "locate", folder)
+    with (folder / "features.yaml").open("a") as features:
+        features.write("  site_tickets_7d: {entity: site, aggregate: count, window_days: 7}\n")
+        features.write(
+            "  city_damages: {entity: city, aggregate: count, on: outcome, where: damage}\n"
+        )
+    place.json("workflow", "load", folder, *BY_ANN)
+    installing = ("release", "install", "locate", "--approved-by", "bob", *BY_ANN)
+    for refused in (("train", "locate", *TRAINING), (*installing, "--model", "none")):
+        error = place.json(*refused, code=5)["error"]
+        assert error["code"] == "history_not_ready"
+        assert "`tiebreak history rebuild locate`" in error["hint"]
+
+    rebuilding = ("history", "rebuild", "locate", "--as", "ann")
+    would = place.json(*rebuilding, "--dry-run")
+    assert not would["rebuilt"]
+    assert len(would["added"]) == 1  # the other feature reads a total that is kept already
+    built = place.json(*rebuilding)
+    assert (built["generation"], built["added"]) == (2, would["added"])
+    assert place.json(*rebuilding)["added"] == []
+
+    _, before = live
+    rows = simulation.opened_from(END).tickets.tail(10).rows(named=True)
+    early, late = (place.folder / f"{name}.ndjson" for name in ("early", "late"))
+    early.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[:5]))
+    late.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[5:]))
+    by_old = _decisions(place.json("decide", early, "--workflow", "locate", "--as", "ann"))
+    assert len(by_old) == 5
+    assert {d["policy_hash"] for d in by_old} == {before[0]["policy_hash"]}
+
+    place.process("train", "locate", *TRAINING)
+    place.json(*installing)
+    by_new = _decisions(place.json("decide", late, "--workflow", "locate", "--as", "ann"))
+    assert {d["model"]["status"] for d in by_new} == {"scored"}
+    assert {d["policy_hash"] for d in by_new}.isdisjoint({before[0]["policy_hash"]})
+    contexts = run(
+        fetch(
+            place.urls.admin,
+            "SELECT context FROM tickets WHERE ticket_id = "
+            f"ANY(ARRAY{[row['ticket_id'] for row in rows[5:]]}) AND context LIKE '%@7d%'",
+        )
+    )
+    assert contexts
+    told = place.json("replay", "--all")
+    assert told["causes"].keys() <= {"identical", "erased"}
+    assert told["identical"] >= len(by_old) + len(by_new)
+    assert place.json("audit", "verify")["intact"]

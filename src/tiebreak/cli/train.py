@@ -58,7 +58,13 @@ def command(
 
     async def work(session: Session) -> Run:
         stored = await versions.latest(session.db, workflow)
-        trainer = Trainer(session.db, session.lane, session.artifacts, session.bundle_keys)
+        trainer = Trainer(
+            session.db,
+            session.lane,
+            session.artifacts,
+            session.bundle_keys,
+            session.keyring.entity_key,
+        )
         with output.progress(f"Training {workflow}") as progress:
             return await trainer.run(
                 stored.workflow,

@@ -29,6 +29,7 @@ from tiebreak.ingest.units import Writer, parts
 from tiebreak.settings import Keyring
 from tiebreak.store import partitions, tables
 from tiebreak.store.database import Database
+from tiebreak.store.kept import Kept, kept
 from tiebreak.store.keyed import content_key
 
 Progress = Callable[[str, float], None]
@@ -155,7 +156,8 @@ async def _import(
     progress: Progress,
 ) -> ImportReport:
     read = _Read()
-    plan = HistoryPlan(workflow)
+    async with db.connection() as conn:
+        log = await kept(conn, workflow.name, HistoryPlan(workflow))
     try:
         _read(read, workflow, files, received_at, progress)
         stored = await read_stored(db, workflow, read.intake)
@@ -168,9 +170,9 @@ async def _import(
             each.close()
     if strict and read.rejected:
         raise _refusal(read)
-    prepared = await _prepare(db, keyring, workflow, plan, timeline, stored)
+    prepared = await _prepare(db, keyring, workflow, log, timeline, stored)
     if not dry_run:
-        writer = Writer(workflow.name, plan, keyring, actor, received_at)
+        writer = Writer(workflow.name, log, keyring, actor, received_at)
         await _write(db, keyring, writer, prepared, stored, progress)
     return _report(workflow.name, read, timeline)
 
@@ -188,14 +190,14 @@ async def _prepare(
     db: Database,
     keyring: Keyring,
     workflow: Workflow,
-    plan: HistoryPlan,
+    log: Kept,
     timeline: Timeline,
     stored: Stored,
 ) -> Prepared:
-    subjects = Subjects.of(timeline, plan, ticket_schema(workflow))
-    earlier = await read_logs(db, keyring, workflow.name, plan, subjects.entities, stored)
+    subjects = Subjects.of(timeline, log.plan, ticket_schema(workflow))
+    earlier = await read_logs(db, keyring, workflow.name, log, subjects.entities, stored)
     try:
-        return compute(workflow, plan, timeline, subjects, earlier)
+        return compute(workflow, log.plan, timeline, subjects, earlier)
     except HistoryOverflow as error:
         raise HistoryTooLarge(
             hint="Lower `scale` of a history feature, or reject absurd values by `maximum`."
