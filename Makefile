@@ -50,7 +50,7 @@ clean: ## stop what runs here and remove environment and caches; data in .tiebre
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: $(SYNCED) ## stop what runs here and remove its database, keys and models for good
-	@if [ -d .tiebreak ]; then .venv/bin/tiebreak down --remove-data; fi
+	@if [ -d .tiebreak ]; then .venv/bin/tiebreak down --remove-data --yes; fi
 
 $(SYNCED): pyproject.toml uv.lock | $(filter .uv/%,$(UV))
 	@echo "Installing into .venv"

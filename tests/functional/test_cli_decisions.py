@@ -283,8 +283,75 @@ def test_an_erased_ticket_is_gone_and_the_trail_holds(
     assert place.json(*erase, "--yes")["erased_records"] == 2
     assert place.json("replay", "--id", decision["decision_id"])["causes"] == {"erased": 1}
     assert place.json("audit", "verify")["erased"] == 2
-    journal = place.json("audit", "log", "--action", "ticket.erased")["entries"]
+    again = ("tickets", "decide-again", "locate", decision["ticket_id"], *BY_ANN)
+    assert place.json(*again, code=4)["error"]["code"] == "erased_ticket"
+    journal = place.json("audit", "list", "--action", "ticket.erased")["entries"]
     assert [entry["actor"] for entry in journal] == ["ann"]
+
+
+def test_the_journal_is_narrowed(place: Place) -> None:
+    everything = place.json("audit", "list", "--limit", 500)["entries"]
+    assert [entry["at"] for entry in everything] == sorted(
+        (entry["at"] for entry in everything), reverse=True
+    )
+    by_ann = place.json("audit", "list", "--actor", "ann", "--limit", 500)["entries"]
+    assert by_ann == [entry for entry in everything if entry["actor"] == "ann"] != []
+    installed = place.json("audit", "list", "--action", "release.installed")["entries"]
+    assert {entry["action"] for entry in installed} == {"release.installed"}
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    assert place.json("audit", "list", "--since", tomorrow)["entries"] == []
+    told = place.json("audit", "list", "--until", tomorrow, "--limit", 1)["entries"]
+    assert told == everything[:1]
+    code, out, _ = place.run("audit", "list", "--action", "release.installed")
+    assert code == exits.OK
+    assert "Journal" in out
+
+
+def test_tickets_are_decided_again_on_request(
+    place: Place, live: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    """The last test that needs the policy of the others: it puts another into production."""
+    first = live[1][3]
+    ticket = ("tickets", "decide-again", "locate", first["ticket_id"])
+    window = ("tickets", "decide-again", "locate", "--since", f"{END:%Y-%m-%d}")
+    assert place.json(*ticket, *BY_ANN)["decision_id"] == first["decision_id"]
+    assert place.json(*window, "--dry-run", *BY_ANN)["tickets"] == 0
+
+    place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
+    again = place.json(*ticket, "--revision", 1, *BY_ANN)
+    assert (again["ordinal"], again["model"]) == (2, {"status": "absent"})
+    assert datetime.fromisoformat(again["as_of"]) == datetime.fromisoformat(first["as_of"])
+    left = place.json(*window, "--dry-run", *BY_ANN)["tickets"]
+    assert left > 40
+    assert place.json(*window, *BY_ANN) == {"workflow": "locate", "dry_run": False, "tickets": left}
+    assert place.json(*window, "--dry-run", *BY_ANN)["tickets"] == 0
+    code, out, _ = place.run(*ticket, *BY_ANN)
+    assert code == exits.OK
+    assert "decision 2" in out
+
+    replayed = place.json("replay", "--all")
+    assert sum(replayed["causes"].values()) >= 49 + 1 + left
+    assert replayed["causes"].keys() <= {"identical", "erased"}
+    assert place.json("audit", "verify")["intact"]
+    journal = place.json("audit", "list", "--action", "tickets.decided_again")["entries"]
+    assert [entry["detail"]["decisions"] for entry in journal] == [left]
+    assert journal[0]["detail"]["reason"] == "test"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("t", "--since", "2026-01-01"),
+        ("t", "--dry-run"),
+        ("--since", "2026-01-01", "--revision", 1),
+    ],
+)
+def test_one_ticket_or_a_window(place: Place, arguments: tuple[object, ...]) -> None:
+    told = place.json("tickets", "decide-again", "locate", *arguments, *BY_ANN, code=3)
+    assert told["error"]["code"] == "invalid_input"
+    error = place.json("tickets", "decide-again", "locate", "nobody", *BY_ANN, code=4)["error"]
+    assert error["code"] == "ticket_unknown"
 
 
 def test_tables_for_people_name_what_matters(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -179,3 +180,40 @@ def test_an_altered_bundle_leaves_the_rules_to_decide(
         assert (answer["band"], answer["model"]) == ("critical", {"status": "failed"})
         path = f"{url}/v1/decisions/{answer['decision_id']}/explanation"
         assert httpx.get(path, headers=headers).json()["code"] == "not_scored"
+
+
+def test_a_model_that_is_back_decides_again_and_one_that_is_gone_takes_nothing_away(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, parts: Mapping[str, bytes]
+) -> None:
+    digest = stored(parts, keyring, tmp_path)
+    (bundle,) = (p for p in (tmp_path / "artifacts").rglob("*") if p.is_file())
+    away = bundle.rename(tmp_path / "away")
+    tokens = prepare(database_urls, keyring, workflow=SCORED, bundle_digest=digest)
+    headers = {"Authorization": f"Bearer {tokens[Role.ADMIN]}"}
+    base = "/v1/workflows/repairs"
+
+    def again(client: httpx.Client) -> dict[str, Any]:
+        path = f"{base}/tickets/t/revisions/1/decisions"
+        return client.post(path, json={"reason": "the model is back"}, headers=headers).json()
+
+    with (
+        serving(settings_for(database_urls, tmp_path), keyring) as (url, _),
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        first = client.post(f"{base}/decisions", json=ticket("t", cost=99), headers=headers).json()
+        assert first["model"] == {"status": "failed"}
+        assert again(client) == first  # no model yet: nothing new to say
+        away.rename(bundle)
+        while client.get("/readyz").json()["status"] != "ready":
+            time.sleep(0.05)
+        second = again(client)
+        assert (second["ordinal"], second["model"]["status"]) == (2, "scored")
+        assert second["policy_hash"] == first["policy_hash"]
+        assert again(client) == second
+    bundle.unlink()
+    with (
+        serving(settings_for(database_urls, tmp_path), keyring) as (url, _),
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        assert client.get("/readyz").json()["status"] == "degraded"
+        assert again(client)["decision_id"] == second["decision_id"]

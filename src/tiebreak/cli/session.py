@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]  # how commands take times, in UTC
+
 PersonOption = Annotated[
     str | None,
     typer.Option("--as", metavar="PERSON", help="Who does this; default: your account's name."),

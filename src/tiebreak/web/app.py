@@ -18,7 +18,16 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.decisions.service import DecisionService
 from tiebreak.errors import TiebreakError
 from tiebreak.settings import Keyring, Settings
-from tiebreak.web.api import decisions, describe, health, lookups, outcomes, workflows
+from tiebreak.web.api import (
+    again,
+    audit,
+    decisions,
+    describe,
+    health,
+    lookups,
+    outcomes,
+    workflows,
+)
 from tiebreak.web.edge import Edge
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
@@ -28,10 +37,12 @@ from tiebreak.web.site import Site
 
 ROUTERS = (
     decisions.router,
+    again.router,
     lookups.lists,
     lookups.router,
     outcomes.router,
     workflows.router,
+    audit.router,
     health.router,
     describe.router,
 )

@@ -16,7 +16,7 @@ from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
-from tiebreak.web.shapes import BatchLine, ProblemDocument, Readiness
+from tiebreak.web.shapes import BatchLine, DecideAgain, ProblemDocument, Readiness
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
@@ -35,6 +35,7 @@ TAGS = [
     {"name": "decisions", "description": "Decide tickets; read decisions and explanations."},
     {"name": "outcomes", "description": "Tell what really happened."},
     {"name": "workflows", "description": "What is decided, and by which version."},
+    {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]
 
@@ -80,7 +81,7 @@ def routes_description(app: FastAPI) -> Json:
     )
     components: Json = document.setdefault("components", {})
     schemas: Json = components.setdefault("schemas", {})
-    for model in (ProblemDocument, BatchLine, Readiness):
+    for model in (ProblemDocument, BatchLine, DecideAgain, Readiness):
         _add_model(schemas, model)
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
@@ -195,13 +196,17 @@ def _example(shape: WorkflowShape, kind: str) -> Json:
 
 
 def _with_body(operation: Json, bodies: Json) -> Json:
-    name = operation["operationId"]
+    name: str = operation["operationId"]
+    content: Json
     if name == "decide_batch":
-        content: Json = {
+        content = {
             LINES[0]: {"schema": {"type": "string"}},
             **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
         }
         return {**operation, "requestBody": _required(content, BATCH)}
+    if name == "decide_again":
+        content = {"application/json": {"schema": {"$ref": REF + DecideAgain.__name__}}}
+        return {**operation, "requestBody": _required(content, "Why it is decided again.")}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 BandName = Literal["low", "medium", "high", "critical"]
 RouteName = Literal["auto", "tiebreak", "review"]
+REASON_MAX_LENGTH = 500
 
 
 class Shape(BaseModel):
@@ -94,6 +95,12 @@ class Word(Shape):
 
     word: str
     part: float
+
+
+class DecideAgain(Shape):
+    """Why a ticket is decided again; it goes into the journal, so it holds no personal data."""
+
+    reason: str = Field(min_length=1, max_length=REASON_MAX_LENGTH)
 
 
 class Contribution(Shape):
@@ -251,6 +258,24 @@ class Mistake(Shape):
     code: str
     message: str
     hint: str
+
+
+class AuditEntry(Shape):
+    """One change: who made it, when, and what it was."""
+
+    audit_id: str
+    at: datetime
+    actor: str = Field(description="A person, or `person/key_id` when it came with a key.")
+    action: str = Field(examples=["release.installed"])
+    subject: str = Field(description="What was changed.")
+    detail: dict[str, Any]
+
+
+class AuditPage(Shape):
+    """Changes, newest first; `next_cursor` is null on the last page."""
+
+    entries: list[AuditEntry]
+    next_cursor: str | None
 
 
 class ProblemDocument(Shape):
