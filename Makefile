@@ -9,6 +9,7 @@ UV := $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
 RUN := .venv/bin/python -m
 DEMO_ARGS ?=
 TEST_ARGS ?=
+POSTGRES_15 ?= /usr/lib/postgresql/15/bin
 SYNCED := .venv/.synced
 
 help: ## list the targets
@@ -23,8 +24,15 @@ demo: $(SYNCED) ## run the whole product on simulated tickets; DEMO_ARGS=--exit 
 test: $(SYNCED) ## run the tests, within 10 minutes
 	@$(RUN) pytest -n 2 -m "not full" $(TEST_ARGS)
 
-test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data
+test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data, PostgreSQL 15
 	@$(RUN) pytest -n 2 $(TEST_ARGS)
+	@if [ -x $(POSTGRES_15)/postgres ]; then \
+		echo "The integration tests again, on the PostgreSQL in $(POSTGRES_15)"; \
+		TESTS_POSTGRES=$(POSTGRES_15) $(RUN) pytest -n 2 tests/integration \
+			--ignore-glob='*test_embedded_*' $(TEST_ARGS); \
+	else \
+		echo "NOT TESTED on PostgreSQL 15: there is none in $(POSTGRES_15) (package postgresql-15)"; \
+	fi
 
 check: $(SYNCED) ## format, lint, types, import contracts, documents
 	@$(RUN) ruff format --check
@@ -42,7 +50,7 @@ clean: ## stop what runs here and remove environment and caches; data in .tiebre
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: $(SYNCED) ## stop what runs here and remove its database, keys and models for good
-	@if [ -d .tiebreak ]; then .venv/bin/tiebreak down --remove-data; fi
+	@if [ -d .tiebreak ]; then .venv/bin/tiebreak down --remove-data --yes; fi
 
 $(SYNCED): pyproject.toml uv.lock | $(filter .uv/%,$(UV))
 	@echo "Installing into .venv"

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests import installed_postgres
 from tests.databases import DatabaseUrls, execute, run, servers_place
+from tests.keys import KEYRING
 
 from tiebreak.embedded import postgres as embedded_postgres
 from tiebreak.embedded import processes
@@ -45,7 +47,11 @@ def server_folder() -> Generator[Path]:
 @pytest.fixture(scope="session")
 def postgres(server_folder: Path) -> embedded_postgres.PostgresServer:
     """A server with the three roles and a migrated template database; it forgets at power loss."""
-    server = embedded_postgres.start(server_folder, PASSWORD, embedded_postgres.FORGETFUL)
+    programs = installed_postgres.programs()
+    if programs is None:
+        server = embedded_postgres.start(server_folder, PASSWORD, embedded_postgres.FORGETFUL)
+    else:
+        server = installed_postgres.start(server_folder, PASSWORD, programs)
     run(_prepare(server))
     return server
 
@@ -75,14 +81,7 @@ async def db(database_urls: DatabaseUrls) -> AsyncGenerator[Database]:
 @pytest.fixture
 def keyring() -> Keyring:
     """Fixed keys, so that what they make is the same in every run."""
-    return Keyring(
-        seal_key_id="k1",
-        seal_keys={"k1": b"seal-key-for-tests-seal-key-for-"},
-        bundle_signing_key_id="k1",
-        bundle_keys={"k1": b"bundle-key-for-tests-bundle-key-"},
-        entity_key=b"entity-key-for-tests-entity-key-",
-        sampling_key=b"sampling-key-for-tests-sampling-",
-    )
+    return KEYRING
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from tiebreak.training.xgboost_booster import XgboostBooster
 START = datetime(2025, 1, 1, tzinfo=UTC)
 VALID_FROM = START + timedelta(days=300)
 METHODS = ("boring", "hand", "plough", "trencher")
+WORDS = ("dig", "near", "the", "gas", "main", "on", "oak", "elm", "street", "corner", "please")
 
 WORKFLOW = Workflow(
     name="sample",
@@ -30,6 +31,7 @@ WORKFLOW = Workflow(
         Field(name="is_urgent", type=FieldType.BOOLEAN),
         Field(name="method", type=FieldType.TEXT),
         Field(name="city", type=FieldType.TEXT),
+        Field(name="remarks", type=FieldType.TEXT),
     ),
     outcome_fields=(Field(name="damaged", type=FieldType.BOOLEAN),),
     features=(
@@ -38,6 +40,7 @@ WORKFLOW = Workflow(
         RowFeature(name="urgent", sql="is_urgent"),
         RowFeature(name="dig_method", sql="method", kind="category"),
         RowFeature(name="town", sql="city", kind="category"),
+        RowFeature(name="said", sql="remarks", kind="text"),
     ),
     label=Label(name="damage", sql="damaged", maturity_days=30),
 )
@@ -61,18 +64,26 @@ def frame_of(rows: int, seed: int) -> pl.DataFrame:
             "town": pl.Series(
                 holed([f"town {i}" for i in random.zipf(1.5, rows) % 97]), dtype=pl.String
             ),
+            "said": pl.Series(holed(_sayings(random, rows)), dtype=pl.String),
         }
     )
 
 
+def _sayings(random: np.random.Generator, rows: int) -> list[object]:
+    """Up to eight words each, some of them twice, and a number that no other text holds."""
+    counts = random.integers(0, 8, rows)
+    return [" ".join(random.choice(WORDS, n)) + f" {i}x{i}" for i, n in enumerate(counts)]
+
+
 def snapshot(rows: int = 3_000, seed: int = 0) -> Snapshot:
-    """Tickets over a year, whose label depends on depth, method and urgency."""
+    """Tickets over a year, whose label depends on depth, method, urgency and a word."""
     frame = frame_of(rows, seed)
     odds = (
         frame["depth_m"].fill_null(1.0) * 0.8
         + (frame["dig_method"].fill_null("") == "boring").cast(pl.Float64) * 1.5
         + frame["urgent"].fill_null(value=False).cast(pl.Float64) * frame["depth_m"].fill_null(0)
-        - 3.5
+        + frame["said"].fill_null("").str.contains("gas").cast(pl.Float64)
+        - 3.7
     )
     chance = 1.0 / (1.0 + np.exp(-odds.to_numpy()))
     label = np.random.default_rng(seed + 1).random(rows) < chance

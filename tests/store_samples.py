@@ -9,7 +9,7 @@ from typing import Any
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.stored import StoredTicket
-from tiebreak.core.tickets import Submission, outcome_schema, submission, ticket_schema
+from tiebreak.core.tickets import Schema, Submission, outcome_schema, submission, ticket_schema
 from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, HistoryFeature, Workflow
 from tiebreak.settings import Keyring
 from tiebreak.store import admission, commit, outcomes
@@ -58,9 +58,11 @@ TICKETS = ticket_schema(WORKFLOW)
 OUTCOMES = outcome_schema(WORKFLOW)
 
 
-def ticket(ticket_id: str, revision: int | None = None, **values: Any) -> Submission:
+def ticket(
+    ticket_id: str, revision: int | None = None, *, schema: Schema = TICKETS, **values: Any
+) -> Submission:
     """A submission with these fields."""
-    return submission(TICKETS, ticket_id, revision, {"opened_at": OPENED, **values})
+    return submission(schema, ticket_id, revision, {"opened_at": OPENED, **values})
 
 
 def told(ticket_id: str, kind: outcomes.Kind = "outcome", **values: Any) -> outcomes.Report:
@@ -82,7 +84,7 @@ async def admit(
             unit,
             plan.workflow.name,
             plan,
-            TICKETS,
+            ticket_schema(plan.workflow),
             submissions,
             actors=["ann"] * len(submissions),
             received_at=[datetime.now(UTC)] * len(submissions),
@@ -100,7 +102,7 @@ async def record(
             unit,
             plan.workflow.name,
             plan,
-            TICKETS,
+            ticket_schema(plan.workflow),
             OUTCOMES,
             reports,
             actors=["ann"] * len(reports),

@@ -92,6 +92,7 @@ def tickets(policy: Policy, count: int = 150) -> list[StoredTicket]:
                 "is_urgent": row["urgent"],
                 "method": row["dig_method"],
                 "city": row["town"],
+                "remarks": row["said"],
             },
             context={name: int(random.integers(0, 9)) for name in context_columns if i % 3},
         )

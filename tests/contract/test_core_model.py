@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.sample_models import frame_of, native, parameters, snapshot
 
 from tiebreak.core.matrix import FIRST_KNOWN, MISSING, UNSEEN, FeatureColumnMissing
-from tiebreak.core.model import CALIBRATOR, MANIFEST, TABLES, Model, ModelMalformed
+from tiebreak.core.model import CALIBRATOR, MANIFEST, TABLES, Model, ModelMalformed, text_part
 from tiebreak.core.workflow import Cuts
 from tiebreak.training.fit import FAMILIES, Booster
 from tiebreak.training.train import TrainingResult, train
@@ -178,6 +178,7 @@ def test_missing_and_unseen_values_have_codes_of_their_own(model: Model) -> None
             "urgent": pl.Series([None, False, True, True]),
             "dig_method": pl.Series([None, "laser", "boring", "Boring"]),
             "town": pl.Series([None, "", "town 1", "Atlantis"]),
+            "said": pl.Series([None, "", "gas gas", "Vogel"]),
         }
     )
     by_name = {spec.name: place for place, spec in enumerate(model.features)}
@@ -187,6 +188,9 @@ def test_missing_and_unseen_values_have_codes_of_their_own(model: Model) -> None
     assert np.isnan(x[0, by_name["member_count"]])
     assert np.isnan(x[0, by_name["urgent"]])
     assert x[1:, by_name["urgent"]].tolist() == [0.0, 1.0, 1.0]
+    said = x[:, by_name["said"]]
+    assert np.isnan(said[0])
+    assert said[1] == said[3] < said[2]  # no known word, and the one that tells most
     for name, seen in (("dig_method", "boring"), ("town", "town 1")):
         spec = model.features[by_name[name]]
         known = FIRST_KNOWN + spec.categories.index(seen)
@@ -208,7 +212,7 @@ def test_a_feature_that_is_not_there_is_named(model: Model, frame: pl.DataFrame)
         model.matrix(frame.drop("town"))
 
 
-@pytest.mark.parametrize("part", [MANIFEST, TABLES, CALIBRATOR])
+@pytest.mark.parametrize("part", [MANIFEST, TABLES, CALIBRATOR, text_part("said")])
 def test_a_model_without_one_of_its_parts_does_not_load(trained: TrainingResult, part: str) -> None:
     parts = {name: data for name, data in trained.parts.items() if name != part}
     with pytest.raises(ModelMalformed):

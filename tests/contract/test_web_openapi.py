@@ -131,6 +131,17 @@ def test_every_answer_fits_its_description(site: Site, description: Json) -> Non
             f"{base}/tickets/t%2F1/outcomes", json={"kind": "outcome", "fields": {"damage": True}}
         ),
     )
+    again = f"{base}/tickets/t%2F1/revisions/1/decisions"
+    lead = site.client(Role.LEAD)
+    checker.fits("urn:api#/components/schemas/DecideAgain", {"reason": "test"})
+    checker.check("decide_again", lead.post(again, json={"reason": "test"}))
+    checker.check("decide_again", lead.post(again, json={}))
+    checker.check("decide_again", lead.post(again.replace("/1/", "/9/"), json={"reason": "test"}))
+    checker.check("decide_again", client.post(again, json={"reason": "test"}))
+    auditor = site.client(Role.AUDITOR)
+    assert checker.check("list_audit", auditor.get("/v1/audit?limit=2"))["entries"]
+    checker.check("list_audit", auditor.get("/v1/audit?limit=0"))
+    checker.check("list_audit", client.get("/v1/audit"))
     decision = f"/v1/decisions/{decided['decision_id']}"
     for name, path in {
         "get_decision": decision,

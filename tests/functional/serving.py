@@ -106,22 +106,27 @@ def prepare(
     keyring: Keyring,
     *,
     workflow: Workflow = REPAIRS,
+    rules: RuleSet = RULES,
     bundle_digest: str | None = None,
 ) -> dict[Role, str]:
     """Load the workflow, put it into production, and make a key of each role."""
-    return run(_prepare(urls, keyring, workflow, bundle_digest))
+    return run(_prepare(urls, keyring, workflow, rules, bundle_digest))
 
 
 async def _prepare(
-    urls: DatabaseUrls, keyring: Keyring, workflow: Workflow, bundle_digest: str | None
+    urls: DatabaseUrls,
+    keyring: Keyring,
+    workflow: Workflow,
+    rules: RuleSet,
+    bundle_digest: str | None,
 ) -> dict[Role, str]:
     db = await Database.open(urls.app, pool_size=2)
     lane = await Lane.open(db, "tests", keyring)
     async with lane.unit() as unit:
         for person in ("ann", "bob"):
             await ensure_person(unit, person, actor="tests")
-    await versions.load(lane, workflow, RULES, author="ann", reason="first")
-    parts = PolicyParts(workflow.name, workflow.version, RULES.version, bundle_digest)
+    await versions.load(lane, workflow, rules, author="ann", reason="first")
+    parts = PolicyParts(workflow.name, workflow.version, rules.version, bundle_digest)
     await records.install(lane, keyring, parts, author="ann", approver="bob", reason="first")
     tokens = {
         role: str(

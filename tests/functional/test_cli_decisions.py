@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -282,8 +283,75 @@ def test_an_erased_ticket_is_gone_and_the_trail_holds(
     assert place.json(*erase, "--yes")["erased_records"] == 2
     assert place.json("replay", "--id", decision["decision_id"])["causes"] == {"erased": 1}
     assert place.json("audit", "verify")["erased"] == 2
-    journal = place.json("audit", "log", "--action", "ticket.erased")["entries"]
+    again = ("tickets", "decide-again", "locate", decision["ticket_id"], *BY_ANN)
+    assert place.json(*again, code=4)["error"]["code"] == "erased_ticket"
+    journal = place.json("audit", "list", "--action", "ticket.erased")["entries"]
     assert [entry["actor"] for entry in journal] == ["ann"]
+
+
+def test_the_journal_is_narrowed(place: Place) -> None:
+    everything = place.json("audit", "list", "--limit", 500)["entries"]
+    assert [entry["at"] for entry in everything] == sorted(
+        (entry["at"] for entry in everything), reverse=True
+    )
+    by_ann = place.json("audit", "list", "--actor", "ann", "--limit", 500)["entries"]
+    assert by_ann == [entry for entry in everything if entry["actor"] == "ann"] != []
+    installed = place.json("audit", "list", "--action", "release.installed")["entries"]
+    assert {entry["action"] for entry in installed} == {"release.installed"}
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    assert place.json("audit", "list", "--since", tomorrow)["entries"] == []
+    told = place.json("audit", "list", "--until", tomorrow, "--limit", 1)["entries"]
+    assert told == everything[:1]
+    code, out, _ = place.run("audit", "list", "--action", "release.installed")
+    assert code == exits.OK
+    assert "Journal" in out
+
+
+def test_tickets_are_decided_again_on_request(
+    place: Place, live: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    """The last test that needs the policy of the others: it puts another into production."""
+    first = live[1][3]
+    ticket = ("tickets", "decide-again", "locate", first["ticket_id"])
+    window = ("tickets", "decide-again", "locate", "--since", f"{END:%Y-%m-%d}")
+    assert place.json(*ticket, *BY_ANN)["decision_id"] == first["decision_id"]
+    assert place.json(*window, "--dry-run", *BY_ANN)["tickets"] == 0
+
+    place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
+    again = place.json(*ticket, "--revision", 1, *BY_ANN)
+    assert (again["ordinal"], again["model"]) == (2, {"status": "absent"})
+    assert datetime.fromisoformat(again["as_of"]) == datetime.fromisoformat(first["as_of"])
+    left = place.json(*window, "--dry-run", *BY_ANN)["tickets"]
+    assert left > 40
+    assert place.json(*window, *BY_ANN) == {"workflow": "locate", "dry_run": False, "tickets": left}
+    assert place.json(*window, "--dry-run", *BY_ANN)["tickets"] == 0
+    code, out, _ = place.run(*ticket, *BY_ANN)
+    assert code == exits.OK
+    assert "decision 2" in out
+
+    replayed = place.json("replay", "--all")
+    assert sum(replayed["causes"].values()) >= 49 + 1 + left
+    assert replayed["causes"].keys() <= {"identical", "erased"}
+    assert place.json("audit", "verify")["intact"]
+    journal = place.json("audit", "list", "--action", "tickets.decided_again")["entries"]
+    assert [entry["detail"]["decisions"] for entry in journal] == [left]
+    assert journal[0]["detail"]["reason"] == "test"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("t", "--since", "2026-01-01"),
+        ("t", "--dry-run"),
+        ("--since", "2026-01-01", "--revision", 1),
+    ],
+)
+def test_one_ticket_or_a_window(place: Place, arguments: tuple[object, ...]) -> None:
+    told = place.json("tickets", "decide-again", "locate", *arguments, *BY_ANN, code=3)
+    assert told["error"]["code"] == "invalid_input"
+    error = place.json("tickets", "decide-again", "locate", "nobody", *BY_ANN, code=4)["error"]
+    assert error["code"] == "ticket_unknown"
 
 
 def test_tables_for_people_name_what_matters(place: Place) -> None:
@@ -294,3 +362,58 @@ def test_tables_for_people_name_what_matters(place: Place) -> None:
     code, _, err = place.run("train", "locat", "--as", "ann")
     assert code == 4
     assert "locate" in err
+
+
+@pytest.mark.timeout(300)
+def test_a_new_history_feature_is_rebuilt_trained_and_installed(
+    place: Place, live: tuple[Path, list[dict[str, Any]]], simulation: Simulation
+) -> None:
+    """The way of docs/howto/change-history-features.md; comes last, for it changes production."""
+    folder = place.folder / "locate"
+    shutil.copytree(ROOT / "workflows" / "locate", folder)
+    with (folder / "features.yaml").open("a") as features:
+        features.write("  site_tickets_7d: {entity: site, aggregate: count, window_days: 7}\n")
+        features.write(
+            "  city_damages: {entity: city, aggregate: count, on: outcome, where: damage}\n"
+        )
+    place.json("workflow", "load", folder, *BY_ANN)
+    installing = ("release", "install", "locate", "--approved-by", "bob", *BY_ANN)
+    for refused in (("train", "locate", *TRAINING), (*installing, "--model", "none")):
+        error = place.json(*refused, code=5)["error"]
+        assert error["code"] == "history_not_ready"
+        assert "`tiebreak history rebuild locate`" in error["hint"]
+
+    rebuilding = ("history", "rebuild", "locate", "--as", "ann")
+    would = place.json(*rebuilding, "--dry-run")
+    assert not would["rebuilt"]
+    assert len(would["added"]) == 1  # the other feature reads a total that is kept already
+    built = place.json(*rebuilding)
+    assert (built["generation"], built["added"]) == (2, would["added"])
+    assert place.json(*rebuilding)["added"] == []
+
+    _, before = live
+    rows = simulation.opened_from(END).tickets.tail(10).rows(named=True)
+    early, late = (place.folder / f"{name}.ndjson" for name in ("early", "late"))
+    early.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[:5]))
+    late.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[5:]))
+    by_old = _decisions(place.json("decide", early, "--workflow", "locate", "--as", "ann"))
+    assert len(by_old) == 5
+    assert {d["policy_hash"] for d in by_old} == {before[0]["policy_hash"]}
+
+    place.process("train", "locate", *TRAINING)
+    place.json(*installing)
+    by_new = _decisions(place.json("decide", late, "--workflow", "locate", "--as", "ann"))
+    assert {d["model"]["status"] for d in by_new} == {"scored"}
+    assert {d["policy_hash"] for d in by_new}.isdisjoint({before[0]["policy_hash"]})
+    contexts = run(
+        fetch(
+            place.urls.admin,
+            "SELECT context FROM tickets WHERE ticket_id = "
+            f"ANY(ARRAY{[row['ticket_id'] for row in rows[5:]]}) AND context LIKE '%@7d%'",
+        )
+    )
+    assert contexts
+    told = place.json("replay", "--all")
+    assert told["causes"].keys() <= {"identical", "erased"}
+    assert told["identical"] >= len(by_old) + len(by_new)
+    assert place.json("audit", "verify")["intact"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def tiebreak(tmp_path: Path) -> Generator[Tiebreak]:
     folder = servers_place() / f"tiebreak up {os.getpid()} {tmp_path.name}"
     made = Tiebreak(folder)
     yield made
-    code, told = made.run("down", "--remove-data")
+    code, told = made.run("down", "--remove-data", "--yes")
     assert (code, told["removed"]) == (exits.OK, True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -92,6 +93,39 @@ def test_a_data_folder_that_cannot_be_made_is_a_plain_mistake(tmp_path: Path) ->
     for arguments in (("up",), ("up", "--detach")):
         code, told = Tiebreak(tmp_path / "file" / "data").run(*arguments)
         assert (code, told["error"]["code"]) == (3, "data_folder_unusable")
+
+
+def test_data_is_removed_only_when_that_is_confirmed(tiebreak: Tiebreak) -> None:
+    tiebreak.folder.mkdir()
+    marker = tiebreak.folder / "marker"
+    marker.write_text("")
+    code, told = tiebreak.run("down", "--remove-data")
+    assert (code, told["error"]["code"]) == (3, "not_confirmed")
+    assert "--yes" in told["error"]["hint"]
+    code, said = _answered(tiebreak, "n\n")
+    assert (code, marker.exists()) == (3, True)
+    for part in (str(tiebreak.folder), "the database", "keys", "models", "Remove it all?"):
+        assert part in said
+    code, said = _answered(tiebreak, "y\n")
+    assert (code, tiebreak.folder.exists()) == (exits.OK, False), said
+
+
+def _answered(tiebreak: Tiebreak, answer: str) -> tuple[int, str]:
+    """Run `down --remove-data` on a terminal where somebody types; exit code and what it says."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = subprocess.run(
+            [*COMMAND, "down", "--remove-data"],
+            env=tiebreak.environment() | {"COLUMNS": "500"},
+            stdin=theirs,
+            capture_output=True,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 @pytest.mark.timeout(300)

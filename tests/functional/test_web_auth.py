@@ -30,7 +30,7 @@ def routes() -> list[APIRoute]:
 
 
 def filled(path: str) -> str:
-    for name, value in {"workflow": "repairs", "ticket_id": "t1"}.items():
+    for name, value in {"workflow": "repairs", "ticket_id": "t1", "revision": "1"}.items():
         path = path.replace(f"{{{name}}}", value)
     path = path.replace("{decision_id}", "019d0000-0000-7000-8000-000000000000")
     return path.replace("{asset}", "favicon.png")

@@ -185,6 +185,8 @@ def test_filters_narrow_a_list(site: Site) -> None:
         "tie=perhaps",
         "policy=abc",
         "from=2026-01-01",
+        "from=0.5",
+        "to=1767225600",
         "from=2026-01-01T00:00:00",
         "cursor=abc",
         "limit=0",

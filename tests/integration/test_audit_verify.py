@@ -240,6 +240,7 @@ async def test_altered_keys_are_named(lane: Lane, check: Any, attacker: asyncpg.
         "decision_key_missing",
         "ticket_key_missing",
         "ticket_missing",
+        "clock_behind",
     }
 
 

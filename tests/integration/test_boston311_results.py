@@ -53,11 +53,13 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
         for person in ("ann", "bob"):
             await ensure_person(unit, person, actor="tests")
     await versions.load(lane, workflow, rules, author="ann", reason="test")
-    files = Files([DATA / f"tickets_{year}.parquet" for year in YEARS], rejects_folder=tmp_path)
+    files = Files(
+        [DATA / f"tickets_{year}.parquet" for year in YEARS], rejects=tmp_path / "rejects.ndjson"
+    )
     await import_history(db, keyring, workflow, files, actor="ann")
 
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    trainer = Trainer(db, lane, ArtifactStore(settings.artifacts_dir), keys)
+    trainer = Trainer(db, lane, ArtifactStore(settings.artifacts_dir), keys, keyring.entity_key)
     run = await trainer.run(
         workflow,
         known_by=datetime(2017, 1, 8, tzinfo=UTC),
@@ -83,7 +85,7 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
         await service.drain()
     assert found.model["auc"] is not None
     assert found.model["pr_auc"] is not None
-    assert found.model["auc"] > 0.89
-    assert found.model["pr_auc"] > 0.65
+    assert found.model["auc"] > 0.91  # 0.900 and 0.677 without the text feature
+    assert found.model["pr_auc"] > 0.69
     assert abs(found.model["mean_score"] - found.model["base_rate"]) < 0.04
     assert set(report.counts) == {Cause.IDENTICAL}

@@ -70,7 +70,7 @@ async def test_a_part_of_2016_imports(
     part = pl.read_parquet(DATA / "tickets_2016.parquet").head(1_500)
     path = tmp_path / "part.parquet"
     part.write_parquet(path)
-    await check(db, keyring, boston, Files([path], rejects_folder=tmp_path), part)
+    await check(db, keyring, boston, Files([path], rejects=tmp_path / "rejects.ndjson"), part)
 
 
 @pytest.mark.full
@@ -80,4 +80,4 @@ async def test_all_years_import(
 ) -> None:
     paths = [DATA / f"tickets_{years}.parquet" for years in YEARS]
     source = pl.concat([pl.read_parquet(path) for path in paths])
-    await check(db, keyring, boston, Files(paths, rejects_folder=tmp_path), source)
+    await check(db, keyring, boston, Files(paths, rejects=tmp_path / "rejects.ndjson"), source)

@@ -18,9 +18,9 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import outcome_schema, ticket_schema
 from tiebreak.core.workflow import Workflow
 from tiebreak.ingest import units
-from tiebreak.ingest.files import Rejects, RowsRejected
 from tiebreak.ingest.importer import Files, ImportReport, import_history
 from tiebreak.ingest.intake import Arrival, Event, EventReader, Intake, TicketReader
+from tiebreak.ingest.rejects import Rejects, RowsRejected
 from tiebreak.ingest.simulator import Simulation, simulate
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit

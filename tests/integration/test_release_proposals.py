@@ -14,21 +14,38 @@ from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import submission, ticket_schema
-from tiebreak.core.workflow import Entity, HistoryFeature
+from tiebreak.core.workflow import Entity, HistoryFeature, Workflow
 from tiebreak.errors import NotAllowed
+from tiebreak.ingest.rebuild import rebuild
 from tiebreak.release import records
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.release.proposals import ModelUnfit, propose
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit
 from tiebreak.store.database import Database
-from tiebreak.store.history import HistoryNotReady
+from tiebreak.store.kept import HistoryNotReady
 from tiebreak.workflows import versions
 
 
 def counting(days: int) -> dict:
     kinds = HistoryFeature(name="recent", entity="kind", aggregate="count", where=f"cost > {days}")
     return {"entities": (Entity(name="kind", key=("kind",)),), "features": (kinds,)}
+
+
+async def arrive(lane: Lane, keyring: Keyring, workflow: Workflow) -> None:
+    schema = ticket_schema(workflow)
+    values = schema.read(TICKET)
+    async with lane.unit() as unit:
+        await admit(
+            unit,
+            "repairs",
+            HistoryPlan(workflow),
+            schema,
+            [submission(schema, "t1", None, values)],
+            actors=["ann"],
+            received_at=[datetime.now(UTC)],
+            keyring=keyring,
+        )
 
 
 @pytest.fixture
@@ -44,23 +61,32 @@ async def test_other_history_features_are_refused_once_there_is_history(
     first, second = (REPAIRS.model_copy(update=counting(days)) for days in (7, 30))
     await versions.load(lane, first, RULES, author="ann", reason="first")
     await propose(db, library, keyring, "repairs", ordinal=None, digest=None)
-    schema = ticket_schema(first)
-    values = schema.read(TICKET)
-    async with lane.unit() as unit:
-        await admit(
-            unit,
-            "repairs",
-            HistoryPlan(first),
-            schema,
-            [submission(schema, "t1", None, values)],
-            actors=["ann"],
-            received_at=[datetime.now(UTC)],
-            keyring=keyring,
-        )
+    await arrive(lane, keyring, first)
     await versions.load(lane, second, RULES, author="ann", reason="second")
     assert (await propose(db, library, keyring, "repairs", ordinal=1, digest=None)).ordinal == 1
-    with pytest.raises(HistoryNotReady):
+    with pytest.raises(HistoryNotReady) as refused:
         await propose(db, library, keyring, "repairs", ordinal=2, digest=None)
+    assert "`tiebreak history rebuild repairs --version 2`" in (refused.value.hint or "")
+    await rebuild(db, lane, keyring, "repairs", actor="ann", ordinal=2)
+    proposal = await propose(db, library, keyring, "repairs", ordinal=2, digest=None)
+    assert proposal.parts.history_generation == 2
+
+
+async def test_first_history_features_are_refused_while_there_are_tickets_without(
+    db: Database, keyring: Keyring, library: PolicyLibrary
+) -> None:
+    lane = await Lane.open(db, "tests", keyring)
+    await versions.load(lane, REPAIRS, RULES, author="ann", reason="first")
+    await arrive(lane, keyring, REPAIRS)
+    second = REPAIRS.model_copy(update=counting(7))
+    await versions.load(lane, second, RULES, author="ann", reason="second")
+    with pytest.raises(HistoryNotReady):
+        await propose(db, library, keyring, "repairs", ordinal=None, digest=None)
+    with pytest.raises(HistoryNotReady):
+        await arrive(lane, keyring, second)
+    assert (await rebuild(db, lane, keyring, "repairs", actor="ann")).events == 1
+    await propose(db, library, keyring, "repairs", ordinal=None, digest=None)
+    await arrive(lane, keyring, second)
 
 
 async def test_a_model_that_is_not_there_is_refused(

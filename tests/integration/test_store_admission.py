@@ -29,7 +29,8 @@ from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted
 from tiebreak.store.database import Database
 from tiebreak.store.decision_ids import NotADecisionId
-from tiebreak.store.history import ClockBehind, HistoryNotReady
+from tiebreak.store.history import ClockBehind
+from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.outcomes import OutcomeInFuture, Recorded, TicketUnknown
 from tiebreak.store.revisions import Existing, RevisionConflict
 

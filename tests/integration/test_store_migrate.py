@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import asyncpg
+import orjson
 import pytest
 from sqlalchemy.exc import DBAPIError
 from tests.databases import DatabaseUrls, execute
+from tests.keys import KEYRING
+from tests.upgrades import record
 
+from tiebreak.audit.verify import verify
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.decisions.replay import Cause, replay
 from tiebreak.embedded.postgres import PostgresServer
-from tiebreak.store import migrate, roles
+from tiebreak.release.policies import PolicyLibrary
+from tiebreak.store import migrate, reading, roles
 from tiebreak.store.database import Database, DatabaseUnavailable
 
 
@@ -54,6 +63,43 @@ async def test_two_first_starts_migrate_once(postgres: PostgresServer) -> None:
     assert await migrate.differences(url) == []
     await admin.execute("DROP DATABASE twice WITH (FORCE)")
     await admin.close()
+
+
+@pytest.mark.parametrize("version", sorted(path.stem for path in record.FOLDER.glob("*.json")))
+async def test_an_upgrade_keeps_what_was_stored(
+    postgres: PostgresServer, version: str, tmp_path: Path
+) -> None:
+    """Rows of an earlier version are kept, still fit their seals, and decide as they did."""
+    urls = await record.empty(postgres, f"upgraded_{version}", version)
+    before = orjson.loads((record.FOLDER / f"{version}.json").read_bytes())
+    admin = await asyncpg.connect(urls.admin)
+    await admin.execute("SET session_replication_role = replica")  # the order does not matter
+    for table, rows in before.items():
+        await admin.execute(
+            f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, $1)",
+            orjson.dumps(rows).decode(),
+        )
+    await admin.close()
+    assert await migrate.upgrade(urls.owner) == migrate.head()
+    assert await migrate.differences(urls.owner) == []
+    after = await record.rows(urls.admin)
+    for table, rows in before.items():
+        kept = [{name: row[name] for name in rows[0]} for row in after[table]] if rows else []
+        assert sorted(kept, key=repr) == sorted(rows, key=repr), table
+
+    db = await Database.open(urls.app, pool_size=4)
+    artifacts = ArtifactStore(tmp_path)
+    report = await verify(db, artifacts, KEYRING)
+    assert report.is_intact, report.findings
+    assert report.verified > 50
+    assert report.erased == 5
+    keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+    replayed = await replay(
+        reading.pairs(db, None, sample=None), PolicyLibrary(db, artifacts, keys)
+    )
+    assert replayed.counts == {Cause.IDENTICAL: 16, Cause.ERASED: 2}
+    await db.close()
+    await execute(postgres.url("postgres"), f"DROP DATABASE {urls.name} WITH (FORCE)")
 
 
 async def test_an_outdated_schema_is_named(db: Database, database_urls: DatabaseUrls) -> None:

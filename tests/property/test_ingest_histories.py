@@ -22,10 +22,10 @@ from tiebreak.core.workflow import (
     Workflow,
 )
 from tiebreak.errors import Problem
-from tiebreak.ingest.files import Rejects
 from tiebreak.ingest.histories import Log
 from tiebreak.ingest.intake import Arrival, Event, Intake, Place
 from tiebreak.ingest.prepared import Prepared, Subjects, compute
+from tiebreak.ingest.rejects import Rejects
 from tiebreak.ingest.timeline import Stored, Timeline, arrange
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -16,6 +16,7 @@ from tests.store_samples import WORKFLOW, admit, record, ticket, told
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
+from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.totals import Slot
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import Admitted
@@ -52,6 +53,8 @@ HOLDS: dict[str | None, Callable[[dict[str, Any]], bool]] = {
     "depth > 10": lambda v: v.get("depth") is not None and v["depth"] > 10,
     "damage": lambda v: v.get("damage") is True,
     "(cost) IS NOT NULL": lambda v: v.get("cost") is not None,
+    "depth > 3": lambda v: v.get("depth") is not None and v["depth"] > 3,
+    "soil = 'clay'": lambda v: v.get("soil") == "clay",
 }
 VALUES: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "1": lambda v: 1,
@@ -61,6 +64,14 @@ VALUES: dict[str, Callable[[dict[str, Any]], int | None]] = {
 }
 
 
+def owner(entity: str, values: dict[str, Any]) -> Any:
+    """What identifies an entity of a ticket; None where it has none."""
+    if entity == "spot":
+        both = (values.get("place"), values.get("digger"))
+        return None if None in both else both
+    return values.get(entity)
+
+
 @dataclass
 class World:
     """Raw events, and the first revision of each ticket."""
@@ -68,7 +79,7 @@ class World:
     plan: HistoryPlan
     firsts: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: set[tuple[str, str]] = field(default_factory=set)
-    events: list[tuple[int, str, str | None, str | None, bool, dict[str, Any]]] = field(
+    events: list[tuple[int, str, dict[str, Any], bool, dict[str, Any]]] = field(
         default_factory=list
     )
 
@@ -77,16 +88,14 @@ class World:
         first = self.firsts[ticket_id]
         is_first = (ticket_id, kind) not in self.told
         self.told.add((ticket_id, kind))
-        self.events.append(
-            (at, kind, first.get("digger"), first.get("place"), is_first, values | {"known_at": at})
-        )
+        self.events.append((at, kind, first, is_first, values | {"known_at": at}))
 
     def context(self, values: dict[str, Any], as_of: int) -> dict[str, int]:
         """Every context column of a ticket, by looking at all events."""
         columns: dict[str, int] = {}
         for reading in self.plan.readings:
             for slot, column in zip(reading.slots, reading.columns, strict=True):
-                entity = values.get(slot.entity)
+                entity = owner(slot.entity, values)
                 if entity is None:
                     continue
                 window = None if slot.how == "last" else reading.window_us
@@ -97,12 +106,11 @@ class World:
                     columns[column] = found[-1]
         return columns
 
-    def of(self, slot: Slot, entity: str, as_of: int, window: int | None) -> list[int]:
+    def of(self, slot: Slot, entity: Any, as_of: int, window: int | None) -> list[int]:
         """The values that count for a slot, oldest first."""
         found = []
-        for at, kind, digger, place, is_first, values in self.events:
-            owner = digger if slot.entity == "digger" else place
-            if kind != slot.on.value or owner != entity or at >= as_of:
+        for at, kind, first, is_first, values in self.events:
+            if kind != slot.on.value or owner(slot.entity, first) != entity or at >= as_of:
                 continue
             if window is not None and at < as_of - window:
                 continue
@@ -142,7 +150,13 @@ async def arrive(
         {k: v for k, v in zip(("digger", "place", "depth"), rest, strict=True) if v is not None}
         for _, *rest in members
     ]
-    submissions = [ticket(m[0], **v) for m, v in zip(members, given_values, strict=True)]
+    schema = ticket_schema(world.plan.workflow)
+    if "soil" in schema.names:
+        for member, values in zip(members, given_values, strict=True):
+            values |= {"soil": "clay"} if member[3] == 11 else {}
+    submissions = [
+        ticket(m[0], schema=schema, **v) for m, v in zip(members, given_values, strict=True)
+    ]
     admission = await admit(lane, keyring, *submissions, as_of=clock, plan=world.plan)
     assert admission.as_of == clock
     as_of = micros(clock)

@@ -10,13 +10,9 @@ import polars as pl
 import pytest
 
 from tiebreak.errors import Problem
-from tiebreak.ingest.files import (
-    MAX_LINE_BYTES,
-    FileUnreadable,
-    Rejects,
-    Row,
-    read_rows,
-)
+from tiebreak.ingest.files import read_rows
+from tiebreak.ingest.rejects import Rejects
+from tiebreak.ingest.rows import MAX_ROW_BYTES, FileUnreadable, Row
 
 
 def read(folder: Path, name: str, content: bytes) -> list[Row]:
@@ -43,7 +39,7 @@ def test_ndjson_bad_lines_spoil_only_themselves(tmp_path: Path) -> None:
         b'{"a": 1, "a": 2}',
         b'{"a": NaN}',
         deep,
-        b'{"a": "' + b"x" * MAX_LINE_BYTES + b'"}',
+        b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}',
         b'{"a": "half',
         b'{"a": 2}',
     ]
@@ -120,9 +116,10 @@ def test_rejects_name_row_and_reason_and_hold_no_contents(tmp_path: Path) -> Non
     rejects = Rejects(source)
     assert not stale.exists()
     rejects.add(3, (Problem("depth", "too_large", "is more than 200"),))
-    rejects.close()
-    assert [json.loads(line) for line in rejects.path.read_text().splitlines()] == [
+    rejects.file.close()
+    assert [json.loads(line) for line in rejects.file.path.read_text().splitlines()] == [
         {
+            "file": "a.csv",
             "row": 3,
             "problems": [
                 {"where": "depth", "code": "too_large", "message": "is more than 200", "hint": ""}
@@ -130,3 +127,31 @@ def test_rejects_name_row_and_reason_and_hold_no_contents(tmp_path: Path) -> Non
         }
     ]
     assert rejects.count == 1
+
+
+def test_csv_that_ends_inside_a_quote_is_told(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.csv", b'a,b\n1,2\n3,"cut')
+    assert codes(rows) == {2: "not_csv"}
+    assert "quote" in rows[1].problems[0].message
+
+
+def test_csv_rows_without_end_are_broken_off(tmp_path: Path) -> None:
+    many_cells = b"1," * MAX_ROW_BYTES + b"\n"
+    many_lines = b'"' + b'x\n","' * (MAX_ROW_BYTES // 4) + b'"\n'
+    rows = read(tmp_path, "a.csv", b"a,b\n" + many_cells + b"3,4\n" + many_lines)
+    assert rows[0].problems[0].code == "not_csv"
+    assert "1,048,576" in rows[0].problems[0].message
+    assert rows[1].cells == {"a": "3", "b": "4"}
+    assert "1,048,576" in rows[2].problems[0].message
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson"])
+def test_how_far_the_reading_is_grows_to_the_end(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    line = '{"a": 1}\n' if name.endswith("json") else "1\n"
+    path.write_text(("" if name.endswith("json") else "a\n") + line * 50_000)
+    told: list[float] = []
+    assert sum(1 for _ in read_rows(path, told.append)) == 50_000
+    assert told == sorted(told)
+    assert told[0] < 0.5
+    assert told[-1] == 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tiebreak.core.features import FeaturePlan
@@ -118,6 +119,15 @@ def test_a_cell_of_the_grid_is_a_category_and_the_key_of_an_entity(tmp_path: Pat
     workflow, _ = checked.sound()
     assert FeaturePlan(workflow).kinds()["area"] == "category"
     assert workflow.entities[1].key == ("geo_cell(lat, lon, 6)",)
+
+
+def test_a_text_is_a_feature_of_its_own_kind(tmp_path: Path) -> None:
+    said = "  said: {sql: \"remarks || ' ' || street\", kind: text}\n"
+    checked = check(tmp_path, features=FEATURES + said)
+    assert told(checked) == []
+    plan = FeaturePlan(checked.sound()[0])
+    assert plan.kinds()["said"] == "text"
+    assert orjson.loads(plan.definitions()["said"])["kind"] == "text"
 
 
 def test_the_same_files_are_the_same_version(tmp_path: Path) -> None:
@@ -259,6 +269,11 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("features", "hour(opened_at)", "remarks", ("features.yaml:2", "TEXT")),
         ("features", "hour(opened_at)", "{sql: depth, kind: category}",
          ("features.yaml:2", "TEXT")),
+        ("features", "hour(opened_at)", "{sql: depth, kind: text}", ("features.yaml:2", "TEXT")),
+        ("features", "hour(opened_at)", "{sql: remraks, kind: text}",
+         ("features.yaml:2", "unknown field `remraks`|did you mean `remarks`?")),
+        ("features", "hour(opened_at)", "{sql: remarks, kind: txt}",
+         ("features.yaml:2", "`txt` is not one of number, category, text")),
         ("features", "depth > 3", "was_late",
          ("features.yaml:3", "`was_late` is known only after the fact")),
         ("features", "aggregate: count}", "aggregate: count, where: cost > 3}",

@@ -104,6 +104,7 @@ async def create_key(
         detail = {
             "person": person,
             "roles": [str(name) for name in names],
+            "secret_hash": _hash(token.secret).hex(),  # so that none can be put in its place
             "expires_at": expires_at.isoformat() if expires_at else None,
         }
         unit.add(system_audit, [entry(actor, "key.created", token.key_id, detail)])

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from tiebreak.store.partitions import PARTITIONED
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,46 @@ _SAME_DECISION = """
     AND d.revision = k.revision AND d.ordinal = k.ordinal
 """
 
+
+def _year(table: str) -> CrossCheck:
+    """A superuser can exchange two partitions, so that who asks by time misses what is there."""
+    return CrossCheck(
+        table,
+        "record_misplaced",
+        "Records stand in a partition of another year.",
+        f"""
+        SELECT p.name AS partition, p.year FROM (
+            SELECT DISTINCT tableoid::regclass::text AS name,
+                extract(year FROM as_of AT TIME ZONE 'UTC')::text AS year
+            FROM {table}) p
+        WHERE p.name <> '{table}_y' || p.year ORDER BY 1, 2 LIMIT $1
+        """,  # noqa: S608
+    )
+
+
+def _bounds(table: str) -> CrossCheck:
+    return CrossCheck(
+        table,
+        "partition_altered",
+        "A partition does not hold the year that it is named after.",
+        rf"""
+        SELECT p.name AS partition FROM (
+            SELECT c.relname::text AS name,
+                substring(c.relname FROM '^{table}_y([0-9]{{4}})$')::int AS year,
+                regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                    '^FOR VALUES FROM \(''([^'']+)''\) TO \(''([^'']+)''\)$') AS bounds
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = '{table}'::regclass) p
+        WHERE (p.bounds[1]::timestamptz, p.bounds[2]::timestamptz) IS DISTINCT FROM
+            (make_timestamptz(p.year, 1, 1, 0, 0, 0, 'UTC'),
+             make_timestamptz(p.year + 1, 1, 1, 0, 0, 0, 'UTC'))
+        ORDER BY 1 LIMIT $1
+        """,  # noqa: S608
+    )
+
+
 CROSS_CHECKS = (
+    *(check(table) for table in PARTITIONED for check in (_year, _bounds)),
     CrossCheck(
         "ticket_keys",
         "ticket_missing",
@@ -75,4 +119,41 @@ CROSS_CHECKS = (
         ORDER BY k.as_of, k.decision_id LIMIT $1
         """,  # noqa: S608
     ),
+    CrossCheck(
+        "workflow_clocks",
+        "clock_behind",
+        "The clock of a workflow is behind its tickets.",
+        """
+        SELECT k.workflow FROM (
+            SELECT workflow, max(as_of) AS newest FROM ticket_keys GROUP BY workflow) k
+        LEFT JOIN workflow_clocks c ON c.workflow = k.workflow
+        WHERE c.last_as_of IS NULL OR c.last_as_of < k.newest ORDER BY 1 LIMIT $1
+        """,
+    ),
+    CrossCheck(
+        "workflow_clocks",
+        "ticket_passed_over",
+        "A ticket that the clock says was decided has no decision.",
+        """
+        SELECT k.workflow, k.ticket_id, k.revision FROM ticket_keys k
+        JOIN workflow_clocks c ON c.workflow = k.workflow AND k.as_of <= c.decided_through
+        WHERE k.origin = 'live' AND NOT EXISTS (
+            SELECT FROM decision_keys d WHERE d.workflow = k.workflow
+            AND d.ticket_id = k.ticket_id AND d.revision = k.revision)
+        ORDER BY k.as_of, k.ticket_id LIMIT $1
+        """,
+    ),
 )
+
+
+async def run(conn: Any, check: CrossCheck, most: int) -> list[dict[str, str]] | None:
+    """The keys of what should not be, at most so many; None when the server fails at the query.
+
+    A server whose catalogue was altered fails in ways of its own. `conn` is in a transaction.
+    """
+    try:
+        async with conn.transaction():
+            rows = await conn.fetch(check.query, most)
+    except asyncpg.InternalServerError:
+        return None
+    return [{name: str(value) for name, value in row.items()} for row in rows]

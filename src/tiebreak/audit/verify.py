@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tiebreak.audit import checkpoints
+from tiebreak.audit import access, checkpoints, crosschecks
 from tiebreak.audit.checkpoints import CheckpointForged, Heads
-from tiebreak.audit.crosschecks import CROSS_CHECKS
 from tiebreak.audit.records import Peekable, Place, Record, lane_text, records, seals, tombstones
 from tiebreak.audit.seals import LEAF_BYTES, NO_HEAD, Seal, leaf, remainder
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -84,10 +83,15 @@ async def verify(
         leaves = await conn.fetchval("SELECT coalesce(sum(length(leaves)), 0) FROM audit_seals")
         walk = _Walk(report, keyring, heads, progress or _quietly, int(leaves) // LEAF_BYTES)
         await walk.run(conn)
-        for check in CROSS_CHECKS:
-            for row in await conn.fetch(check.query, KEPT):
-                key = {name: str(value) for name, value in row.items()}
+        for check in crosschecks.CROSS_CHECKS:
+            keys = await crosschecks.run(conn, check, KEPT)
+            if keys is None:
+                message = f"The server fails to say whether: {check.message}"
+                report.add(Finding("check_failed", message, check.table))
+            for key in keys or ():
                 report.add(Finding(check.cause, check.message, check.table, key))
+        for each in await access.contradictions(conn):
+            report.add(Finding(each.cause, each.message, each.table, each.key))
     return report
 
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from tiebreak.bundles.signing import BundleKeys, BundleRejected, sign, verify
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+# What zipfile raises on archives that are none; RuntimeError also for entries marked as encrypted,
+# IndexError for entries without a name.
+_UNREADABLE = (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, IndexError)
 
 
 class BundleNotExpected(BundleRejected):
@@ -54,11 +57,13 @@ def unpack(payload: bytes) -> Mapping[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             entries = archive.infolist()
-            # stored only: what comes out cannot be larger than what was signed
+            # stored, and side by side: what comes out cannot be larger than what was signed
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise PayloadMalformed
+            if sum(entry.file_size for entry in entries) > len(payload):
+                raise PayloadMalformed
             parts = {entry.filename: archive.read(entry) for entry in entries}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+    except _UNREADABLE as error:
         raise PayloadMalformed(hint=str(error)) from error
     if len(parts) != len(entries):
         raise PayloadMalformed

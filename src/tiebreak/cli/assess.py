@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act
-from tiebreak.cli.train import DATES
+from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.decisions.assessment import Assessment, assess
 from tiebreak.workflows import versions
 

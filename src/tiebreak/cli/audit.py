@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated
 
 import orjson
 import typer
-from sqlalchemy import select
 
 from tiebreak.audit import checkpoints
 from tiebreak.audit.verify import Finding, Report, verify
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import Session, act, look
+from tiebreak.cli.session import DATES, Session, act, look
 from tiebreak.errors import IntegrityFailure
-from tiebreak.store import tables
+from tiebreak.store import journal
 
 app = typer.Typer()
 
@@ -86,32 +85,38 @@ def checkpoint(json: JsonOption = False) -> None:
     Output(as_json=json).result({"checkpoint": name}, f"Wrote checkpoint {name}.")
 
 
-@app.command()
-def log(
+@app.command(name="list")
+def list_(
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this person did, or one key: person/key_id.")
+    ] = None,
     action: Annotated[
         str | None, typer.Option(help="Only this action, such as release.installed.")
+    ] = None,
+    since: Annotated[datetime | None, typer.Option(formats=DATES, help="First time (UTC).")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=DATES, help="End of time (UTC), excluded.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
     json: JsonOption = False,
 ) -> None:
     """Show who changed what, newest first.
 
-    Example: `tiebreak audit log --action release.installed`
+    Example: `tiebreak audit list --action release.installed --since 2026-01-01`
     """
-    journal = tables.system_audit
-    columns = ("at", "actor", "action", "subject", "detail")
-    query = select(*(journal.c[name] for name in columns)).order_by(journal.c.at.desc())
-    if action is not None:
-        query = query.where(journal.c.action == action)
+    filters = journal.Filters(
+        actor=actor,
+        action=action,
+        since=since and since.replace(tzinfo=UTC),
+        until=until and until.replace(tzinfo=UTC),
+    )
 
-    async def work(session: Session) -> list[Mapping[str, Any]]:
-        async with session.db.read() as conn:
-            rows = (await conn.execute(query.limit(limit))).all()
-            return [dict(zip(columns, row, strict=True)) for row in rows]
-
-    found = look(work)
+    found = look(lambda session: journal.entries(session.db, filters, limit=limit))
     entries = [{**row, "detail": orjson.loads(row["detail"])} for row in found]
-    shown = [(f"{row['at']:%Y-%m-%d %H:%M:%S}", *list(row.values())[1:]) for row in found]
+    columns = ("at", "actor", "action", "subject", "detail")
+    shown = [
+        (f"{row['at']:%Y-%m-%d %H:%M:%S}", *(row[name] for name in columns[1:])) for row in found
+    ]
     Output(as_json=json).result({"entries": entries}, table("Journal", columns, shown))
 
 

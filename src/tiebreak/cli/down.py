@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -14,7 +15,14 @@ from tiebreak.embedded.binaries import Home
 from tiebreak.embedded.children import TASKS_DRAIN_SECONDS
 from tiebreak.embedded.record import stop_services
 from tiebreak.embedded.state import holder
+from tiebreak.errors import InvalidInput
 from tiebreak.settings import Settings
+
+
+class NotConfirmed(InvalidInput):
+    """Nobody was there to confirm that all data shall be removed."""
+
+    code = "not_confirmed"
 
 
 def command(
@@ -22,6 +30,7 @@ def command(
         bool,
         typer.Option("--remove-data", help="Also remove database, keys and models for good."),
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking; for scripts.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Stop everything that runs on the data folder, also what a killed start left behind.
@@ -32,6 +41,8 @@ def command(
     out = Output(as_json=json)
     folder = settings.data_dir
     stopped: list[str] = []
+    if remove_data and not yes and folder.exists():
+        _confirm(out, settings)
     if folder.exists():
         pid = holder(folder)
         if pid:
@@ -46,3 +57,23 @@ def command(
     told = f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running."
     removed = [f"Removed {folder}."] if remove_data else []
     out.result({"stopped": stopped, "removed": remove_data}, told, *removed)
+
+
+def _confirm(out: Output, settings: Settings) -> None:
+    """Ask on the terminal before anything is stopped or removed."""
+    folder = settings.data_dir.absolute()
+    if not sys.stdin.isatty() or out.as_json:
+        raise NotConfirmed(hint=f"Add --yes to remove {folder} for good.", folder=str(folder))
+    out.note(f"This removes {folder} for good: {_contents(settings)}.")
+    if not typer.confirm("Remove it all?", err=True):
+        raise NotConfirmed("Nothing was stopped or removed.")
+
+
+def _contents(settings: Settings) -> str:
+    """What a removal takes along, in words."""
+    parts = {
+        "the database with all tickets, decisions and the audit trail": settings.database.url,
+        "the task queue": settings.redis.url,
+    }
+    inside = [part for part, address in parts.items() if address is None]
+    return ", ".join([*inside, "keys", "models", "checkpoints"])

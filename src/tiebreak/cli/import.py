@@ -12,17 +12,22 @@ import typer
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.ingest.importer import Files, ImportReport, import_history
+from tiebreak.ingest.outputs import refuse_overwriting
 from tiebreak.workflows import versions
 
 
 def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
     tickets: Annotated[
-        list[Path], typer.Argument(help="Files of tickets: .ndjson, .csv or .parquet.")
+        list[Path], typer.Argument(help="Files of tickets: .ndjson, .csv, .parquet or .arrow.")
     ],
     outcomes: Annotated[
         list[Path] | None,
         typer.Option(help="A file of what became known later; may be given again."),
+    ] = None,
+    rejects: Annotated[
+        Path | None,
+        typer.Option(help="Where all bad rows go; default: FILE.rejects.ndjson for each file."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Import nothing when any row is not valid.")
@@ -33,14 +38,16 @@ def command(
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Import history in time order; bad rows go to a rejects file beside each file.
+    """Import history in time order; bad rows go to a rejects file, with the reasons.
 
     What is there already is skipped, so an interrupted import is simply run again.
 
     Example: `tiebreak import locate tickets.parquet --outcomes events.parquet`
     """
     output = Output(as_json=json)
-    files = Files(tickets, outcomes or ())
+    if rejects is not None:
+        refuse_overwriting(rejects, [*tickets, *(outcomes or ())])
+    files = Files(tickets, outcomes or (), rejects)
 
     async def work(session: Session) -> ImportReport:
         stored = await versions.latest(session.db, workflow)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import structlog
 import typer
 from sqlalchemy import select
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tiebreak.release.policies import PolicyLibrary
 
 T = TypeVar("T")
+
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]  # how commands take times, in UTC
 
 PersonOption = Annotated[
     str | None,
@@ -91,6 +95,9 @@ def look(work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
 
 
 def _run(person: str, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+    # Each time asked anew, because standard error may be redirected; results own standard output.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
     async def run(services: Services) -> T:
         async with opened(services, person) as session:
             return await work(session)

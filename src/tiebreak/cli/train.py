@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.core.workflow import FamilyChoice
 from tiebreak.training.fit import DEEPEST, Parameters
 from tiebreak.training.runs import Run, Trainer
@@ -18,7 +18,6 @@ from tiebreak.workflows import versions
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 DEFAULTS = Parameters(valid_from=datetime.max.replace(tzinfo=UTC))
 
 
@@ -58,7 +57,13 @@ def command(
 
     async def work(session: Session) -> Run:
         stored = await versions.latest(session.db, workflow)
-        trainer = Trainer(session.db, session.lane, session.artifacts, session.bundle_keys)
+        trainer = Trainer(
+            session.db,
+            session.lane,
+            session.artifacts,
+            session.bundle_keys,
+            session.keyring.entity_key,
+        )
         with output.progress(f"Training {workflow}") as progress:
             return await trainer.run(
                 stored.workflow,

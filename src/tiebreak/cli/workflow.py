@@ -15,7 +15,7 @@ import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look
-from tiebreak.core.workflow import HistoryFeature, RuleSet, Workflow
+from tiebreak.core.workflow import HistoryFeature, RowFeature, RuleSet, Workflow
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 from tiebreak.workflows.check import Checked, check_folder
@@ -159,6 +159,7 @@ def _read(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
 
 def _outline(workflow: Workflow, rules: RuleSet) -> dict[str, Any]:
     history = sum(isinstance(feature, HistoryFeature) for feature in workflow.features)
+    texts = sum(_is_text(feature) for feature in workflow.features)
     return {
         "workflow": workflow.name,
         "title": workflow.title,
@@ -166,10 +167,15 @@ def _outline(workflow: Workflow, rules: RuleSet) -> dict[str, Any]:
         "rules_version": rules.version,
         "fields": len(workflow.fields),
         "outcome_fields": len(workflow.outcome_fields),
-        "row_features": len(workflow.features) - history,
+        "row_features": len(workflow.features) - history - texts,
+        "text_features": texts,
         "history_features": history,
         "rules": len(rules.rules),
     }
+
+
+def _is_text(feature: RowFeature | HistoryFeature) -> bool:
+    return isinstance(feature, RowFeature) and feature.kind == "text"
 
 
 def _report(checked: Checked) -> list[str]:
@@ -178,6 +184,9 @@ def _report(checked: Checked) -> list[str]:
         f"{workflow.name} is sound: {len(workflow.fields)} fields, {len(workflow.features)} "
         f"features, {len(rules.rules)} rules, {checked.examples} examples as expected."
     ]
+    learnt = [feature.name for feature in workflow.features if _is_text(feature)]
+    if learnt:
+        lines.append(f"Training learns the words of: {', '.join(learnt)}.")
     if checked.unfired:
         lines.append(f"No example fires: {', '.join(checked.unfired)}.")
     return lines

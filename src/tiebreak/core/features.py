@@ -11,10 +11,10 @@ import polars as pl
 from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.scopes import ticket_scope
-from tiebreak.core.workflow import HistoryFeature, RowFeature, Workflow
+from tiebreak.core.workflow import FeatureKind, HistoryFeature, RowFeature, Workflow
 
 NUMERIC = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-CATEGORICAL = frozenset({Type.TEXT})
+TEXTUAL = frozenset({Type.TEXT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,21 @@ class FeaturePlan:
         """What each feature means, as canonical JSON: equal text, equal values."""
         return {f.name: _definition(self.workflow, f) for f in self.workflow.features}
 
-    def kinds(self) -> dict[str, str]:
-        """`number` or `category` of each feature."""
+    def kinds(self) -> dict[str, FeatureKind]:
+        """`number`, `category` or `text` of each feature."""
         return {
             feature.name: feature.kind if isinstance(feature, RowFeature) else "number"
             for feature in self.workflow.features
         }
 
 
+def expected_types(feature: RowFeature) -> frozenset[Type]:
+    """The types that the expression of a feature of this kind may have."""
+    return NUMERIC if feature.kind == "number" else TEXTUAL
+
+
 def _compile(feature: RowFeature, scope: Scope) -> Expression:
-    expect = CATEGORICAL if feature.kind == "category" else NUMERIC
-    return compile_expression(feature.sql, scope, expect=expect)
+    return compile_expression(feature.sql, scope, expect=expected_types(feature))
 
 
 def _nulls(name: str, height: int) -> pl.Series:

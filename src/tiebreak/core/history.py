@@ -1,7 +1,7 @@
-"""The history a workflow keeps and what a ticket is given of it, its context.
+"""The history a workflow reads and what a ticket is given of it, its context.
 
-The arithmetic stands here and in `totals` once; a database or a log in memory only looks totals
-up.
+The arithmetic stands here, in `bookings` and in `totals` once; a database or a log in memory only
+looks totals up.
 """
 
 from __future__ import annotations
@@ -11,40 +11,32 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from tiebreak.core.expressions import Symbol, Type, compile_expression
+from tiebreak.core.bookings import Bookings, Strand
+from tiebreak.core.expressions import Symbol
 from tiebreak.core.readings import Probe, feature_column, feature_type, readings_of
-from tiebreak.core.scopes import entity_key, event_scope
-from tiebreak.core.totals import EMPTY, Flags, HistoryOverflow, Ints, Slot
+from tiebreak.core.totals import EMPTY, Flags, Ints, Slot
 from tiebreak.core.workflow import EventKind, Workflow
-
-KEY_SEPARATOR = "\x1f"
 
 
 class HistoryPlan:
-    """What history a workflow keeps: slots by entity, the probes a ticket needs, its context.
+    """What history a workflow reads: slots by entity, the probes a ticket needs, its context.
 
-    Raises `ExpressionError` when an expression of a history feature is mistaken.
+    `others` are slots of other versions that are only booked; an entity's own slots stand before
+    them. Raises `ExpressionError` when an expression of a history feature is mistaken.
     """
 
-    def __init__(self, workflow: Workflow) -> None:
+    def __init__(self, workflow: Workflow, *others: Strand) -> None:
         self.workflow = workflow
         self.readings = readings_of(workflow)
         by_entity: dict[str, dict[str, Slot]] = {entity.name: {} for entity in workflow.entities}
         for reading in self.readings:
             for slot in reading.slots:
                 by_entity[slot.entity].setdefault(slot.id, slot)
-        self.slots = {name: tuple(slots.values()) for name, slots in by_entity.items() if slots}
-        self._keys = {
-            entity.name: pl.concat_str(
-                [key.value.cast(pl.String) for key in entity_key(workflow, entity)],
-                separator=KEY_SEPARATOR,
-            )
-            for entity in workflow.entities
-            if entity.name in self.slots
-        }
+        own = {name: tuple(slots.values()) for name, slots in by_entity.items() if slots}
+        self.bookings = Bookings(Strand(workflow, own), *others)
+        self.slots = self.bookings.slots
         self.probes = self._probes()
-        self._measures = {kind: self._measured_by(kind) for kind in EventKind}
-        positions = {slot.id: i for slots in self.slots.values() for i, slot in enumerate(slots)}
+        positions = {slot.id: i for slots in own.values() for i, slot in enumerate(slots)}
         cut = {
             column: (column, slot, positions[slot.id], reading.window_us)
             for reading in self.readings
@@ -52,57 +44,54 @@ class HistoryPlan:
         }
         self._context = tuple(cut.values())
         self.context_columns = tuple(cut)
+        self.context_probes = {
+            column: (Probe(slot.entity, None),)
+            if window_us is None or slot.how == "last"
+            else (Probe(slot.entity, None), Probe(slot.entity, window_us))
+            for column, slot, _, window_us in self._context
+        }
 
     def _probes(self) -> tuple[Probe, ...]:
         windows = {(r.feature.entity, r.window_us) for r in self.readings if r.window_us}
         now = [Probe(entity, None) for entity in self.slots]
         return (*now, *(Probe(e, w) for e, w in sorted(windows, key=str)))
 
-    def _measured_by(self, on: EventKind) -> dict[str, pl.Expr]:
-        """What has to be evaluated of an event of this kind, for all slots at once."""
-        scope, found = event_scope(self.workflow, on), dict[str, pl.Expr]()
-        numeric = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-        for slot in (slot for slots in self.slots.values() for slot in slots if slot.on is on):
-            if slot.where is not None:
-                condition = compile_expression(slot.where, scope, expect=frozenset({Type.BOOLEAN}))
-                found[_where(slot)] = condition.value.fill_null(value=False)
-            if slot.value not in ("1", "known_at"):
-                found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
-        return found
+    def keeping(self, *others: Strand) -> HistoryPlan:
+        """This plan, which books the slots of other versions, too."""
+        return HistoryPlan(self.workflow, *others)
+
+    @property
+    def strand(self) -> Strand:
+        """The slots that this plan reads, without those that it only books."""
+        return self.bookings.strands[0]
+
+    def definitions(self) -> dict[str, tuple[int, str]]:
+        """Of each slot its position among its entity's and the version that defines it, by id."""
+        versions = {
+            slot.id: strand.workflow.version
+            for strand in self.bookings.strands
+            for slots in strand.slots.values()
+            for slot in slots
+        }
+        return {
+            slot.id: (position, versions[slot.id])
+            for slots in self.slots.values()
+            for position, slot in enumerate(slots)
+        }
 
     def field_names(self) -> frozenset[str]:
-        """The fields of tickets and outcomes that the history reads."""
-        read = [
-            *self._keys.values(),
-            *(e for each in self._measures.values() for e in each.values()),
-        ]
-        return frozenset(name for expression in read for name in expression.meta.root_names())
+        """The fields of tickets and outcomes that are read to book the plan's own slots."""
+        return self.strand.field_names()
 
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
-        return {name: column.to_list() for name, column in _columns(tickets, self._keys).items()}
+        return self.bookings.entity_texts(tickets)
 
     def deltas(
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
     ) -> dict[str, Ints]:
-        """What each event of one kind adds to the slots of its entities.
-
-        `events` holds the ticket's fields (and outcome fields), `known_at` microseconds UTC.
-        Returns (n, slots) an entity: the addend of a `sum` slot, the new value of a `last` slot
-        or EMPTY where it keeps its value. Raises `HistoryOverflow`.
-        """
-        measured = _columns(events, self._measures[on])
-        deltas: dict[str, Ints] = {}
-        for name, slots in self.slots.items():
-            deltas[name] = np.empty((events.height, len(slots)), dtype=np.int64)
-            for position, slot in enumerate(slots):
-                nothing = 0 if slot.how == "sum" else EMPTY
-                deltas[name][:, position] = nothing
-                if slot.on is on:
-                    value, applies = _measured(slot, measured, known_at)
-                    applies = applies & is_first if slot.counts == "first" else applies
-                    np.copyto(deltas[name][:, position], value, where=applies)
-        return deltas
+        """As `Bookings.deltas`."""
+        return self.bookings.deltas(on, events, known_at, is_first)
 
     def context_values(
         self, totals: Mapping[Probe, tuple[Ints, Flags]]
@@ -141,65 +130,13 @@ class HistoryPlan:
 
 def context_frame(values: Mapping[str, tuple[Ints, Flags]], height: int) -> pl.DataFrame:
     """Context values as Int64 columns, null where they are not known."""
-    columns = {name: _nullable(value, is_known) for name, (value, is_known) in values.items()}
-    return pl.DataFrame(columns) if columns else pl.DataFrame(height=height)
-
-
-def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
-    """The expressions as columns as long as the frame, constants too."""
-    found = frame.select(e.alias(name) for name, e in expressions.items()).get_columns()
-    height = frame.height
-    return {
-        s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found
-    }
-
-
-def _measured(slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints) -> tuple[Ints, Flags]:
-    """The value of each event for a slot, and whether the event counts there at all."""
-    where = measured.get(_where(slot))
-    applies = np.ones(known_at.shape, dtype=np.bool_)
-    if where is not None:
-        applies = where.to_numpy()
-    if slot.value == "1":
-        return np.ones(known_at.shape, dtype=np.int64), applies
-    if slot.value == "known_at":
-        return known_at, applies
-    value, is_known = _fixed_point(measured[_value(slot)], slot.scale)
-    return value, applies & is_known
-
-
-def _is_known(value: pl.Series) -> Flags:
-    if not value.null_count():  # asking each row is a query
-        return np.ones(len(value), dtype=np.bool_)
-    return value.is_not_null().to_numpy()
-
-
-def _where(slot: Slot) -> str:
-    return f"{slot.id} where"
-
-
-def _value(slot: Slot) -> str:
-    return f"{slot.id} value"
-
-
-def _nullable(value: Ints, is_known: Flags) -> pl.Series:
-    series = pl.Series(value, dtype=pl.Int64)
-    if is_known.all():
-        return series
-    return series.set(pl.Series(~is_known), None)
-
-
-def _fixed_point(value: pl.Series, scale: int) -> tuple[Ints, Flags]:
-    """Value x scale as int64, halves to even, and where it is known; HistoryOverflow."""
-    is_known = _is_known(value)
-    if value.dtype == pl.Boolean:
-        value = value.cast(pl.Int64)
-    if value.dtype == pl.Int64:
-        exact = value.fill_null(0).to_numpy()
-        if scale != 1 and exact.size and np.abs(exact.astype(np.float64)).max() * scale >= 2**63:
-            raise HistoryOverflow
-        return exact * scale, is_known
-    scaled = np.rint(value.fill_null(0.0).to_numpy() * scale)
-    if scaled.size and not (np.abs(scaled) < 2.0**63).all():
-        raise HistoryOverflow
-    return scaled.astype(np.int64), is_known
+    if not values:
+        return pl.DataFrame(height=height)
+    # One column that holds all of them, end to end, is much faster to make than one for each.
+    flat = pl.Series(np.concatenate([value for value, _ in values.values()]), dtype=pl.Int64)
+    is_known = np.concatenate([flags for _, flags in values.values()])
+    if not is_known.all():
+        flat = flat.set(pl.Series(~is_known), None)
+    return pl.DataFrame(
+        [flat.slice(i * height, height).alias(name) for i, name in enumerate(values)]
+    )

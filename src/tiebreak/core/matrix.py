@@ -2,7 +2,8 @@
 
 Numbers become the nearest float32, booleans 0 and 1, and what is missing (null or NaN) NaN; a
 number beyond float32's range becomes its end. Categories get codes of our own, fixed when the
-model was trained: 0 missing, 1 unseen, 2 and up the known values.
+model was trained: 0 missing, 1 unseen, 2 and up the known values. Texts get their score, see
+`core.text`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tiebreak.core.text import TextScore
+from tiebreak.core.workflow import FeatureKind
 from tiebreak.errors import InvalidInput
 
 MISSING, UNSEEN, FIRST_KNOWN = 0, 1, 2
@@ -34,19 +37,34 @@ class FeatureSpec:
 
     `definition` is the canonical JSON of the workflow's feature, so that a model is only ever
     served with features that mean what they meant in training. `categories` are the known
-    values in the order of their codes.
+    values of a category in the order of their codes, `text` is what was learnt of a text.
     """
 
     name: str
-    kind: Literal["number", "category"]
+    kind: FeatureKind
     definition: str
     categories: tuple[str, ...] = ()
+    text: TextScore | None = None
+
+    @cached_property
+    def number(self) -> pl.Expr:
+        """The feature as a number, as numpy takes it."""
+        return pl.col(self.name).cast(pl.Float64)
 
     @cached_property
     def codes(self) -> dict[str | None, float]:
         """Each known value's code, and that of null."""
         known = {value: float(code) for code, value in enumerate(self.categories, FIRST_KNOWN)}
         return {None: float(MISSING), **known}
+
+    def listed(self) -> dict[str, Any]:
+        """What a manifest says of it; what was learnt of a text is a part of its own."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "definition": self.definition,
+            "categories": self.categories,
+        }
 
 
 def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -57,12 +75,14 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
     out = np.empty((frame.height, len(features)), dtype=np.float32)
     numbers = [place for place, spec in enumerate(features) if spec.kind == "number"]
     if numbers:
-        columns = [pl.col(features[place].name).cast(pl.Float64) for place in numbers]
-        values = frame.select(columns).to_numpy()
+        values = frame.select([features[place].number for place in numbers]).to_numpy()
         out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
     for place, spec in enumerate(features):
         if spec.kind == "category":
             out[:, place] = _codes(spec, frame.get_column(spec.name))
+        elif spec.kind == "text":
+            assert spec.text is not None
+            out[:, place] = spec.text.scores(frame.get_column(spec.name))
     return out
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tiebreak.core.calibration import Calibrator
 from tiebreak.core.explain import Tables
 from tiebreak.core.matrix import FeatureSpec, feature_matrix
+from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import Cuts
 from tiebreak.errors import IntegrityFailure
 
@@ -51,7 +52,7 @@ class Model:
         """The model in the (already verified) parts of a bundle; ModelMalformed."""
         try:
             manifest: dict[str, Any] = orjson.loads(parts[MANIFEST])
-            features = tuple(_feature(spec) for spec in manifest["features"])
+            features = tuple(_feature(spec, parts) for spec in manifest["features"])
             tables = Tables.load(parts[TABLES])
             calibrator = Calibrator.load(parts[CALIBRATOR])
             session = open_session(parts[ONNX])
@@ -96,6 +97,9 @@ class Model:
 
     def warm(self) -> None:
         """Compiles and initialises everything, so that the first ticket is not slow."""
+        for spec in self.features:
+            if spec.text is not None:
+                spec.text.scores(pl.Series(["a text"]))
         for rows in (1, 64):
             x = np.full((rows, len(self.features)), np.nan, dtype=np.float32)
             self.scores(self.margins(x))
@@ -111,10 +115,17 @@ def open_session(onnx: bytes) -> Any:
     return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
-def _feature(spec: Mapping[str, Any]) -> FeatureSpec:
+def text_part(feature: str) -> str:
+    """What the part of a bundle is called that holds what was learnt of a text feature."""
+    return f"text.{feature}.table"
+
+
+def _feature(spec: Mapping[str, Any], parts: Mapping[str, bytes]) -> FeatureSpec:
+    is_text = spec["kind"] == "text"
     return FeatureSpec(
         name=spec["name"],
         kind=spec["kind"],
         definition=spec["definition"],
         categories=tuple(spec["categories"]),
+        text=TextScore.load(parts[text_part(spec["name"])]) if is_text else None,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import Schema, moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,6 @@ def _columns_of_all(tickets: Sequence[StoredTicket]) -> list[pl.Series]:
 
 def _identity(as_of: Sequence[datetime], ticket_hash: Sequence[int]) -> list[pl.Series]:
     return [
-        pl.Series("as_of", as_of, dtype=pl.Datetime("us", "UTC")),
+        moments("as_of", as_of),
         pl.Series("ticket_hash", ticket_hash, dtype=pl.Int64),
     ]

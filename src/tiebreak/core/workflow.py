@@ -17,6 +17,7 @@ from pydantic import Field as Constraint
 
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
+FeatureKind = Literal["number", "category", "text"]
 FamilyChoice = Literal["xgboost", "lightgbm", "best"]  # best: what validates better
 
 
@@ -94,11 +95,15 @@ class EventKind(StrEnum):
 
 
 class RowFeature(_Frozen):
-    """A feature computed from one ticket by an expression over its fields and `as_of`."""
+    """A feature computed from one ticket by an expression over its fields and `as_of`.
+
+    A number is taken as it is, a category by a code, and a text by what training learnt of its
+    words and pairs of words.
+    """
 
     name: Name
     sql: str
-    kind: Literal["number", "category"] = "number"
+    kind: FeatureKind = "number"
     description: str = ""
 
 
@@ -181,13 +186,14 @@ class Label(_Frozen):
     """What the model learns: an expression over outcome fields that is true for a bad end.
 
     A label counts only when `maturity_days` have passed since the ticket's `as_of`, for either
-    class; a ticket without an outcome is then negative when `absent` says so, else unlabelled.
+    class. A ticket without an outcome is then what `absent` says: `unknown` leaves it out,
+    `negative` fits ends that are only told when they are bad, `positive` work that is late anyway.
     """
 
     name: Name
     sql: str
     maturity_days: float = Constraint(ge=0)
-    absent: Literal["negative", "unknown"] = "unknown"
+    absent: Literal["negative", "positive", "unknown"] = "unknown"
 
 
 class Knobs(_Frozen):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 
 from tiebreak.core.bands import Band
+from tiebreak.core.matrix import FeatureSpec
 from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
@@ -16,6 +19,7 @@ from tiebreak.decisions.rows import contributions_of
 
 Answer = dict[str, Any]
 TOP_CONTRIBUTIONS = 5
+TOP_WORDS = 10
 
 
 def answer(row: Mapping[str, Any], feature_names: Sequence[str] | None) -> Answer:
@@ -76,17 +80,20 @@ def explanation(
     """Every feature of a scored decision with its value and its part of the margin.
 
     Values are computed anew from the stored ticket and context; they are null when the ticket
-    was erased (`ticket` None). The contributions are those stored with the decision.
+    was erased (`ticket` None). The contributions are those stored with the decision. The value
+    of a text is its score, told with the words that make most of it.
     """
     assert policy.model is not None
-    names = [feature.name for feature in policy.model.features]
-    values: dict[str, list[Any]] = {}
+    features = policy.model.features
+    told: list[Answer] = [{"value": None}] * len(features)
     if ticket is not None:
         plan = policy.features_plan
-        frame, context = columns([ticket], schema, plan.history.context_columns)
-        values = plan.columns(frame, context)[0].select(names).to_dict(as_series=False)
+        given, context = columns([ticket], schema, plan.history.context_columns)
+        frame, _ = plan.columns(given, context)
+        told = [_value(feature, frame[feature.name]) for feature in features]
+    names = [feature.name for feature in features]
     contributions = contributions_of(row)
-    order = np.argsort(-np.abs(contributions), kind="stable").tolist()
+    order: list[int] = np.argsort(-np.abs(contributions), kind="stable").tolist()
     return {
         "decision_id": str(row["decision_id"]),
         "unit": "log-odds",
@@ -94,11 +101,15 @@ def explanation(
         "margin": row["margin"],
         "score": row["score"],
         "contributions": [
-            {
-                "feature": names[i],
-                "value": values[names[i]][0] if values else None,
-                "contribution": float(contributions[i]),
-            }
-            for i in order
+            {"feature": names[i], **told[i], "contribution": float(contributions[i])} for i in order
         ],
     }
+
+
+def _value(feature: FeatureSpec, column: pl.Series) -> Answer:
+    """The one value in the column; of a text its score, and its strongest words."""
+    value = column[0]
+    if feature.text is None or value is None:
+        return {"value": value}
+    words = [asdict(word) for word in feature.text.parts(value)[:TOP_WORDS]]
+    return {"value": float(feature.text.scores(column)[0]), "words": words}

@@ -18,14 +18,16 @@ from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import Schema, Submission
 from tiebreak.decisions.active import Active, ActivePolicies
+from tiebreak.decisions.again import Again, Request
 from tiebreak.decisions.batcher import Batcher, Pending
 from tiebreak.decisions.serving import Serving
 from tiebreak.errors import Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
-from tiebreak.store import reading
+from tiebreak.store import outdated, reading
 from tiebreak.store.database import Database
+from tiebreak.store.outdated import Window
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ class DecisionService:
         self._limits = limits
         self._batchers: dict[str, Batcher] = {}
         self._serving: Serving | None = None
+        self._again: Again | None = None
         self._trouble: Problem | None = None
         self._recovered_at = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -112,6 +115,37 @@ class DecisionService:
             count += len(tickets)
             progress(count)
         return count
+
+    async def decide_again(
+        self, workflow: str, ticket_id: str, revision: int, request: Request
+    ) -> dict[str, Any]:
+        """Decide a stored ticket revision by the policy in production; durable when it returns.
+
+        Raises `UnknownRevision`, `ErasedTicket`, `NotInProduction`, `DatabaseUnavailable`.
+        """
+        active = self._get(workflow)
+        assert self._again is not None
+        assert self._serving is not None
+        row = await self._again.one(active, ticket_id, revision, request)
+        return self._serving.told(active, row)
+
+    async def decide_many_again(
+        self,
+        workflow: str,
+        window: Window,
+        request: Request,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Decide again the newest revision of all decided tickets of the window; how many."""
+        active = self._get(workflow)
+        assert self._again is not None
+        return await self._again.many(active, window, request, progress)
+
+    async def count_outdated(self, workflow: str, window: Window) -> int:
+        """How many tickets `decide_many_again` would decide."""
+        active = self._get(workflow)
+        assert self._again is not None
+        return await outdated.count(self.db, workflow, window, self._again.standard(active))
 
     def schema(self, workflow: str) -> Schema:
         """The schema of the workflow's policy in production. Raises `NotInProduction`."""
@@ -195,7 +229,9 @@ class DecisionService:
             await Lane.open(self.db, "admission", self._keyring),
             await Lane.open(self.db, "decision", self._keyring),
         )
-        return Serving(self.db, self._keyring, self.active, lanes, engine_fingerprint().hash)
+        serving = Serving(self.db, self._keyring, self.active, lanes, engine_fingerprint().hash)
+        self._again = Again(self.db, await Lane.open(self.db, "again", self._keyring), serving)
+        return serving
 
     async def _recover(self, serving: Serving) -> None:
         now = asyncio.get_running_loop().time()

@@ -56,7 +56,7 @@ class Serving:
         self._keyring = keyring
         self._active = active
         self._admission_lane, self._decision_lane = lanes
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
 
     async def answer(self, workflow: str, batch: Batch) -> None:
         """Admit a batch, decide it, and settle its submissions."""
@@ -105,14 +105,21 @@ class Serving:
         `given` are the tickets' columns where they are at hand.
         """
         names = active.policy.features_plan.history.context_columns
-        rows = self._rows(active, tickets, given or columns(tickets, active.schema, names))
+        rows = self.rows(active, tickets, given or columns(tickets, active.schema, names))
         writes = commit.writes(rows)
         if are_few(writes) and await self._decision_lane.append(writes):
             return rows
         async with self._decision_lane.unit() as unit:
             return await commit.commit(unit, rows)
 
-    def _rows(self, active: Active, tickets: Sequence[StoredTicket], given: Columns) -> list[Row]:
+    def rows(
+        self,
+        active: Active,
+        tickets: Sequence[StoredTicket],
+        given: Columns,
+        ordinals: Sequence[int] | None = None,
+    ) -> list[Row]:
+        """What the policy in production says of stored tickets; nothing is stored."""
         try:
             decisions = decide(*given, active.policy)
         except Exception:
@@ -124,9 +131,9 @@ class Serving:
         return decision_rows(
             tickets,
             decisions,
-            ordinals=[FIRST] * len(tickets),
+            ordinals=ordinals or [FIRST] * len(tickets),
             decided_at=datetime.now(UTC),
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
         )
 
     async def _existing(self, active: Active, pending: Pending, revision: int) -> dict[str, Any]:

@@ -5,71 +5,75 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tiebreak.core.tickets import Submission, read_submission
 from tiebreak.decisions.service import DecisionService
 from tiebreak.errors import Conflict, InvalidInput, Problem
-from tiebreak.ingest.files import Row
+from tiebreak.ingest.outputs import Mark, Outputs
+from tiebreak.ingest.rows import Row
 
 IN_FLIGHT = 1024  # rows between reading and writing
+BYTES_IN_FLIGHT = 64 << 20  # of their contents
+ROWS_A_MARK = 2_000
 
 Answer = dict[str, Any]
-Sink = Callable[[Answer], None]
-Reject = Callable[[int, tuple[Problem, ...]], None]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of a file's rows."""
-
-    rows: int = 0
-    decided: int = 0
-    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A row on its way: its decision to come, or why it has none."""
+
+    number: int
+    size: int
+    outcome: asyncio.Task[Answer] | Sequence[Problem]
+
+
+@dataclass(slots=True)
 class Bulk:
     """One run over the rows of a file: who decides, and where decisions and rejects go."""
 
     service: DecisionService
     workflow: str
     actor: str
-    write: Sink
-    reject: Reject
+    outputs: Outputs
+    progress: Callable[[Mark], None]
+    _waiting: deque[_Waiting] = field(default_factory=deque[_Waiting])
+    _size: int = 0
+    _settled: int = 0  # the row up to which everything is written
+    _unkept: dict[str, tuple[bytes, int]] = field(default_factory=dict[str, tuple[bytes, int]])
 
-    async def run(self, rows: Iterable[Row], progress: Callable[[Tally], None]) -> Tally:
+    async def run(self, rows: Iterable[Row]) -> Mark:
         """Decide every valid row; a row that is refused does not disturb the others.
 
-        Running again gives the same decisions: equal tickets are decided once. Raises what
-        concerns all rows, such as `DatabaseUnavailable`; what was decided until then stays.
+        After an interruption it goes on from the mark: each row is decided once and written once.
+        Raises what concerns all rows, such as `DatabaseUnavailable` and `FileUnreadable`; what was
+        decided until then stays, and the next run goes on from there.
         """
-        tally = Tally()
-        waiting: deque[tuple[int, asyncio.Task[Answer]]] = deque()
+        last = self._settled = self.outputs.mark.row
         try:
             for row in rows:
-                tally.rows += 1
-                submission = self._submission(row)
-                if not isinstance(submission, Submission):
-                    self._refuse(row.number, submission, tally)
-                    continue
-                task = asyncio.create_task(
-                    self.service.decide(self.workflow, submission, self.actor)
-                )
-                waiting.append((row.number, task))
-                if len(waiting) >= IN_FLIGHT:
-                    await self._settle(*waiting.popleft(), tally)
-                    progress(tally)
-            while waiting:
-                await self._settle(*waiting.popleft(), tally)
-                progress(tally)
+                if row.number > self.outputs.mark.row:
+                    last = row.number
+                    await self._take(row)
+            await self._settle_until(0)
+            self.outputs.finish(last)
         finally:
-            rest = [task for _, task in waiting]
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-        return tally
+            await self._give_up()
+        return self.outputs.mark
+
+    async def _take(self, row: Row) -> None:
+        submission = self._submission(row)
+        if isinstance(submission, Submission):
+            await self._part_revisions(submission, row.number)
+            deciding = self.service.decide(self.workflow, submission, self.actor)
+            waiting = _Waiting(row.number, len(submission.content), asyncio.create_task(deciding))
+        else:
+            waiting = _Waiting(row.number, 0, submission)
+        self._waiting.append(waiting)
+        self._size += waiting.size
+        await self._settle_until(IN_FLIGHT - 1)
 
     def _submission(self, row: Row) -> Submission | Sequence[Problem]:
         if row.problems:
@@ -77,15 +81,47 @@ class Bulk:
         workflow = self.service.policy(self.workflow).workflow
         return read_submission(self.service.schema(self.workflow), row.cells, workflow.ticket_id)
 
-    async def _settle(self, number: int, task: asyncio.Task[Answer], tally: Tally) -> None:
-        try:
-            answer = await task
-        except (InvalidInput, Conflict) as error:  # this row's own fault
-            self._refuse(number, [Problem("", error.code, error.message, error.hint)], tally)
-            return
-        self.write(answer)
-        tally.decided += 1
+    async def _part_revisions(self, submission: Submission, number: int) -> None:
+        """Put a mark between two revisions of a ticket.
 
-    def _refuse(self, number: int, problems: Sequence[Problem], tally: Tally) -> None:
-        self.reject(number, tuple(problems))
-        tally.rejected += 1
+        Rows after the mark may be sent again, and sending A, B again after A, B would make two
+        more revisions.
+        """
+        before = self._unkept.get(submission.ticket_id)
+        if before is not None and before[0] != submission.content_hash:
+            await self._settle_until(0)
+            self._keep()
+        self._unkept[submission.ticket_id] = (submission.content_hash, number)
+
+    async def _settle_until(self, most: int) -> None:
+        while len(self._waiting) > most or (self._waiting and self._size > BYTES_IN_FLIGHT):
+            await self._settle(self._waiting[0])
+            self._size -= self._waiting.popleft().size
+            if self._settled - self.outputs.mark.row >= ROWS_A_MARK:
+                self._keep()
+
+    async def _settle(self, first: _Waiting) -> None:
+        if isinstance(first.outcome, asyncio.Task):
+            try:
+                self.outputs.decide(await first.outcome)
+            except (InvalidInput, Conflict) as error:  # this row's own fault
+                problem = Problem("", error.code, error.message, error.hint)
+                self.outputs.reject(first.number, (problem,))
+        else:
+            self.outputs.reject(first.number, tuple(first.outcome))
+        self._settled = first.number
+        self.progress(self.outputs.mark)
+
+    def _keep(self) -> None:
+        self.outputs.keep(self._settled)
+        self._unkept = {
+            ticket_id: (content, number)
+            for ticket_id, (content, number) in self._unkept.items()
+            if number > self._settled
+        }
+
+    async def _give_up(self) -> None:
+        rest = [each.outcome for each in self._waiting if isinstance(each.outcome, asyncio.Task)]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)

@@ -20,15 +20,16 @@ from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.totals import HistoryOverflow
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput, Problem
-from tiebreak.ingest.files import Rejects, RowsRejected
 from tiebreak.ingest.intake import EventReader, Intake, TicketReader
 from tiebreak.ingest.prepared import Prepared, Subjects, compute
+from tiebreak.ingest.rejects import Rejects, RejectsFile, RowsRejected, beside
 from tiebreak.ingest.stored import read_logs, read_stored
 from tiebreak.ingest.timeline import Stored, Timeline, arrange
 from tiebreak.ingest.units import Writer, parts
 from tiebreak.settings import Keyring
 from tiebreak.store import partitions, tables
 from tiebreak.store.database import Database
+from tiebreak.store.kept import Kept, kept
 from tiebreak.store.keyed import content_key
 
 Progress = Callable[[str, float], None]
@@ -67,17 +68,30 @@ class Files:
 
     tickets: Sequence[Path]
     events: Sequence[Path] = ()
-    rejects_folder: Path | None = None  # None: beside each file
+    rejects: Path | None = None  # one file for all rejects; None: one beside each file
 
 
 @dataclass(slots=True)
 class _Read:
     intake: Intake = field(default_factory=Intake)
     rejects: list[Rejects] = field(default_factory=list[Rejects])
+    rejects_files: dict[Path, RejectsFile] = field(default_factory=dict[Path, RejectsFile])
 
     @property
     def rejected(self) -> int:
         return sum(each.count for each in self.rejects)
+
+    def rejects_of(self, source: Path, together: Path | None) -> Rejects:
+        """The rejects of another file."""
+        path = together or beside(source)
+        if path not in self.rejects_files:
+            self.rejects_files[path] = RejectsFile(path)
+        self.rejects.append(Rejects(source, self.rejects_files[path]))
+        return self.rejects[-1]
+
+    def rejects_paths(self) -> list[Path]:
+        """The files that say why rows were rejected."""
+        return list(dict.fromkeys(each.file.path for each in self.rejects if each.count))
 
 
 async def import_history(
@@ -92,7 +106,7 @@ async def import_history(
     dry_run: bool = False,
     progress: Progress = _silent,
 ) -> ImportReport:
-    """Import tickets and events; rows that cannot be taken go to `<file>.rejects.ndjson`.
+    """Import tickets and events; rows that cannot be taken go to the rejects of `files`.
 
     A ticket's `as_of` is the time it carries; tickets of equal times do not see each other. What
     is there already is skipped, so the same files may be imported again, and an interrupted
@@ -142,7 +156,8 @@ async def _import(
     progress: Progress,
 ) -> ImportReport:
     read = _Read()
-    plan = HistoryPlan(workflow)
+    async with db.connection() as conn:
+        log = await kept(conn, workflow.name, HistoryPlan(workflow))
     try:
         _read(read, workflow, files, received_at, progress)
         stored = await read_stored(db, workflow, read.intake)
@@ -151,13 +166,13 @@ async def _import(
             read.intake, stored, lambda digest: content_key(keyring.entity_key, digest)
         )
     finally:
-        for each in read.rejects:
+        for each in read.rejects_files.values():
             each.close()
     if strict and read.rejected:
         raise _refusal(read)
-    prepared = await _prepare(db, keyring, workflow, plan, timeline, stored)
+    prepared = await _prepare(db, keyring, workflow, log, timeline, stored)
     if not dry_run:
-        writer = Writer(workflow.name, plan, keyring, actor, received_at)
+        writer = Writer(workflow.name, log, keyring, actor, received_at)
         await _write(db, keyring, writer, prepared, stored, progress)
     return _report(workflow.name, read, timeline)
 
@@ -167,9 +182,7 @@ def _read(read: _Read, workflow: Workflow, files: Files, now: datetime, progress
     todo += [(path, EventReader(workflow, now)) for path in files.events]
     for done, (path, reader) in enumerate(todo):
         progress("reading", done / len(todo))
-        rejects = Rejects(path, files.rejects_folder)
-        read.rejects.append(rejects)
-        reader.read(path, rejects, read.intake)
+        reader.read(path, read.rejects_of(path, files.rejects), read.intake)
     progress("reading", 1.0)
 
 
@@ -177,14 +190,14 @@ async def _prepare(
     db: Database,
     keyring: Keyring,
     workflow: Workflow,
-    plan: HistoryPlan,
+    log: Kept,
     timeline: Timeline,
     stored: Stored,
 ) -> Prepared:
-    subjects = Subjects.of(timeline, plan, ticket_schema(workflow))
-    earlier = await read_logs(db, keyring, workflow.name, plan, subjects.entities, stored)
+    subjects = Subjects.of(timeline, log.plan, ticket_schema(workflow))
+    earlier = await read_logs(db, keyring, workflow.name, log, subjects.entities, stored)
     try:
-        return compute(workflow, plan, timeline, subjects, earlier)
+        return compute(workflow, log.plan, timeline, subjects, earlier)
     except HistoryOverflow as error:
         raise HistoryTooLarge(
             hint="Lower `scale` of a history feature, or reject absurd values by `maximum`."
@@ -225,11 +238,12 @@ def _journal(writer: Writer, prepared: Prepared, stored: Stored) -> dict[str, ob
 
 
 def _refusal(read: _Read) -> RowsRejected:
-    files = [each for each in read.rejects if each.count]
     problems = tuple(
-        Problem(each.path.name, "rejected", f"{each.count} rows rejected") for each in files
+        Problem(each.source, "rejected", f"{each.count} rows rejected")
+        for each in read.rejects
+        if each.count
     )
-    names = ", ".join(str(each.path) for each in files)
+    names = ", ".join(map(str, read.rejects_paths()))
     return RowsRejected(
         f"{read.rejected} rows are not valid; nothing was imported.",
         hint=f"See {names}; correct them, or import without --strict.",
@@ -250,7 +264,7 @@ def _report(workflow: str, read: _Read, timeline: Timeline) -> ImportReport:
         already=timeline.already,
         not_yet_known=read.intake.not_yet_known,
         rejected=read.rejected,
-        rejects=[each.path for each in read.rejects if each.count],
+        rejects=read.rejects_paths(),
         first=times[0] if times else None,
         last=times[-1] if times else None,
     )

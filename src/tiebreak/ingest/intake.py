@@ -24,7 +24,9 @@ from tiebreak.core.tickets import (
 )
 from tiebreak.core.workflow import EventSource, Field, FieldType, Workflow
 from tiebreak.errors import Problem
-from tiebreak.ingest.files import Rejects, Row, read_rows
+from tiebreak.ingest.files import read_rows
+from tiebreak.ingest.rejects import Rejects
+from tiebreak.ingest.rows import Row
 
 ROWS_AT_ONCE = 20_000
 IN_THE_FUTURE = Problem("", "in_the_future", "is later than now", "correct the time")

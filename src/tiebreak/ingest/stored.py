@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import Workflow
 from tiebreak.ingest.histories import Entities, Log
@@ -18,7 +18,7 @@ from tiebreak.ingest.timeline import NEVER, Stored, StoredEvent, StoredRevision
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.firsts import first_tickets
-from tiebreak.store.history import HistoryNotReady
+from tiebreak.store.kept import Kept, order_of, stored_slots
 from tiebreak.store.keyed import entity_key
 
 
@@ -48,31 +48,27 @@ async def read_logs(
     db: Database,
     keyring: Keyring,
     workflow: str,
-    plan: HistoryPlan,
+    kept: Kept,
     entities: Mapping[str, Entities],
     stored: Stored,
 ) -> dict[str, Log]:
-    """The log so far of these entities, in time order. Raises `HistoryNotReady`."""
+    """The log so far of these entities, in time order."""
+    plan = kept.plan
     logs = {name: Log.empty(slots) for name, slots in plan.slots.items()}
     if stored.last_as_of == NEVER:
         return logs
     async with db.connection() as conn:
-        stands = {row["slot"]: row["position"] for row in await conn.fetch(_SLOTS, workflow)}
-        for name, slots in plan.slots.items():
+        order = order_of(plan, await stored_slots(conn, workflow, kept.generation)) or {}
+        for name in plan.slots:
             secret, texts = keyring.entity_key, entities[name].texts
             codes = {entity_key(secret, workflow, name, t): code for code, t in enumerate(texts)}
-            rows = await conn.fetch(_LOG, workflow, list(codes))
-            if rows and any(slot.id not in stands for slot in slots):
-                raise HistoryNotReady(
-                    hint="Build a new generation of the history for this version first.",
-                    workflow=workflow,
-                )
+            rows = await conn.fetch(_LOG, workflow, kept.generation, list(codes))
             if rows:
-                logs[name] = _log(rows, codes, [stands[slot.id] for slot in slots])
+                logs[name] = _log(rows, codes, order[name])
     return logs
 
 
-def _log(rows: list[Any], codes: Mapping[bytes, int], order: list[int]) -> Log:
+def _log(rows: list[Any], codes: Mapping[bytes, int], order: NDArray[np.intp]) -> Log:
     return Log(
         np.array([codes[row["entity_key"]] for row in rows], dtype=np.int64),
         microseconds([row["known_at"] for row in rows]),
@@ -97,14 +93,7 @@ _FEEDBACK = """
     WHERE workflow = $1 AND ticket_id = ANY($2) ORDER BY ticket_id, ordinal
 """
 
-_SLOTS = """
-    SELECT s.slot, s.position FROM history_slots s
-    JOIN workflow_clocks c ON c.workflow = s.workflow AND c.history_generation = s.generation
-    WHERE s.workflow = $1
-"""
-
 _LOG = """
-    SELECT l.entity_key, l.known_at, l.totals FROM history_log l
-    JOIN workflow_clocks c ON c.workflow = l.workflow AND c.history_generation = l.generation
-    WHERE l.workflow = $1 AND l.entity_key = ANY($2) ORDER BY l.known_at
+    SELECT entity_key, known_at, totals FROM history_log
+    WHERE workflow = $1 AND generation = $2 AND entity_key = ANY($3) ORDER BY known_at
 """

@@ -18,7 +18,8 @@ TOO_OLD = Problem(
     "",
     "not_after_clock",
     "is not later than what the workflow has recorded",
-    "import history oldest first and before live tickets; send later knowledge as outcomes",
+    "import history oldest first and before live tickets, older tickets into a new database; "
+    "send later knowledge as outcomes",
 )
 UNKNOWN_TICKET = Problem(
     "ticket_id", "unknown_ticket", "no such ticket, or it is erased", "import its ticket with it"

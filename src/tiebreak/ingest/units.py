@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tiebreak.core.history import HistoryPlan
 from tiebreak.core.totals import Ints
+from tiebreak.errors import Conflict
 from tiebreak.ingest.prepared import Prepared, microseconds
 from tiebreak.ingest.timeline import NewEvent, NewFeedback, NewTicket
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.history import Tick, log_rows, tick
+from tiebreak.store.kept import Kept
 from tiebreak.store.keyed import entity_key, ticket_hash
 from tiebreak.store.unit import Unit
 
@@ -24,6 +25,12 @@ RECORDS_A_UNIT = 10_000
 
 Row = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class HistoryRebuilt(Conflict):
+    """A new generation of the history log took over in the middle of an import."""
+
+    code = "history_rebuilt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Writer:
     """Writes the units of one import."""
 
     workflow: str
-    plan: HistoryPlan
+    kept: Kept
     keyring: Keyring
     actor: str
     received_at: datetime
@@ -94,7 +101,10 @@ class Writer:
     async def write(self, unit: Unit, prepared: Prepared, part: Part) -> None:
         """Write one part: the clock, ticket keys, tickets, outcomes, feedback and the log."""
         if part.until is not None:
-            moment = await tick(unit.conn, self.workflow, self.plan, at=part.until)
+            plan = self.kept.plan
+            moment = await tick(unit.conn, self.workflow, plan, at=part.until)
+            if moment.generation != self.kept.generation or moment.plan is not plan:
+                raise HistoryRebuilt(hint="Run the import again.", workflow=self.workflow)
             unit.add(tables.history_log, self._log(prepared, part, moment))
         new = prepared.tickets[part.tickets]
         contexts = _contexts(prepared, part.tickets)

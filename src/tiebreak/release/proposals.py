@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
-
 from tiebreak.bundles.artifacts import ArtifactStore
-from tiebreak.core.policy import Policy, PolicyParts
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.policy import PolicyParts
+from tiebreak.core.workflow import Workflow
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.release.policies import PolicyLibrary
 from tiebreak.release.records import Release, current
 from tiebreak.settings import Keyring
-from tiebreak.store import tables
 from tiebreak.store.database import Database
-from tiebreak.store.history import NOT_READY_HINT, HistoryNotReady
+from tiebreak.store.kept import HistoryNotReady, kept, not_ready
 from tiebreak.workflows import versions
 
 SHOWN = ("workflow_version", "rules_version", "bundle_digest", "tiebreak_version")
@@ -69,8 +68,8 @@ async def propose(
 ) -> Proposal:
     """The policy of a workflow version (None: the newest) and a bundle (None: rules alone).
 
-    Raises `UnknownWorkflow`, `ModelUnfit` when the bundle does not load or does not fit, and
-    `HistoryNotReady` when the history log keeps other totals than the version reads.
+    Raises `UnknownWorkflow`, `ModelUnfit` when the bundle does not load or does not fit,
+    `HistoryNotReady` when the history log lacks totals that the version reads, `EntityChanged`.
     """
     stored = (
         await versions.latest(db, workflow)
@@ -82,12 +81,11 @@ async def propose(
         workflow_version=stored.version.workflow_version,
         rules_version=stored.version.rules_version,
         bundle_digest=digest,
-        history_generation=await _generation(db, workflow),
+        history_generation=await _generation(db, stored.workflow, ordinal),
     )
     loaded = await library.build(parts)
     if loaded.problem is not None:
         raise ModelUnfit(loaded.problem.message, hint=loaded.problem.hint, workflow=workflow)
-    await _check_history(db, loaded.policy, parts.history_generation)
     now = (await current(db, keyring)).get(workflow)
     before = now if isinstance(now, Release) else None
     old = None if before is None else await library.parts(before.policy_hash)
@@ -112,18 +110,10 @@ def find_digest(artifacts: ArtifactStore, start: str) -> str:
     return found[0]
 
 
-async def _check_history(db: Database, policy: Policy, generation: int) -> None:
-    name, slots = policy.workflow.name, tables.history_slots
-    query = select(slots.c.slot).where(slots.c.workflow == name, slots.c.generation == generation)
-    async with db.read() as conn:
-        kept = set((await conn.execute(query)).scalars())
-    needed = policy.features_plan.history.slots.values()
-    if kept and kept != {slot.id for slots_of_entity in needed for slot in slots_of_entity}:
-        raise HistoryNotReady(hint=NOT_READY_HINT, workflow=name)
-
-
-async def _generation(db: Database, workflow: str) -> int:
-    clocks = tables.workflow_clocks
-    query = select(clocks.c.history_generation).where(clocks.c.workflow == workflow)
-    async with db.read() as conn:
-        return (await conn.execute(query)).scalar_one_or_none() or 1
+async def _generation(db: Database, workflow: Workflow, ordinal: int | None) -> int:
+    """The generation of the history log, which must keep all that the version reads."""
+    async with db.connection() as conn:
+        try:
+            return (await kept(conn, workflow.name, HistoryPlan(workflow))).generation
+        except HistoryNotReady:
+            raise not_ready(workflow.name, ordinal) from None

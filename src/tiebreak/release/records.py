@@ -15,7 +15,7 @@ from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.seals import canonical
 from tiebreak.core.policy import PolicyParts
-from tiebreak.errors import IntegrityFailure, NotAllowed
+from tiebreak.errors import Conflict, IntegrityFailure, NotAllowed
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
@@ -31,6 +31,12 @@ class SameAuthorAndApprover(NotAllowed):
     """A policy needs an approver who is not its author."""
 
     code = "four_eyes"
+
+
+class HistoryMoved(Conflict):
+    """Another generation of the history log serves than the one the policy names."""
+
+    code = "history_moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ async def install(
 ) -> Release:
     """Put a policy into production by a new release record; both persons must be known.
 
-    Raises `SameAuthorAndApprover`; the database refuses it too.
+    Raises `SameAuthorAndApprover`, which the database refuses too, and `HistoryMoved`.
     """
     if author == approver:
         raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=author)
@@ -67,6 +73,9 @@ async def install(
         await unit.conn.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('release:' || $1, 0))", parts.workflow
         )
+        generation = await unit.conn.fetchval(_GENERATION, parts.workflow)
+        if generation is not None and generation != parts.history_generation:
+            raise HistoryMoved(hint="Install it again.", workflow=parts.workflow)
         seq = await unit.conn.fetchval(
             "SELECT coalesce(max(seq), 0) + 1 FROM release_records WHERE workflow = $1",
             parts.workflow,
@@ -98,6 +107,15 @@ async def install(
     return _release(row)
 
 
+async def workflow_version(db: Database, release: Release) -> str:
+    """The address of the workflow version that the released policy is made of."""
+    policies = tables.policies
+    query = select(policies.c.workflow_version)
+    async with db.read() as conn:
+        found = await conn.execute(query.where(policies.c.policy_hash == release.policy_hash))
+        return found.scalar_one()
+
+
 async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedRelease]:
     """The newest record of every workflow, or what is wrong with it."""
     table = tables.release_records
@@ -126,3 +144,7 @@ def _mac(row: Mapping[str, Any], key: bytes) -> bytes:
 
 def _release(row: Mapping[str, Any]) -> Release:
     return Release(**{name: row[name] for name in Release.__slots__})
+
+
+# Held to the end, so that no generation takes over between this look and the record.
+_GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"

@@ -24,6 +24,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store import revisions, tables
 from tiebreak.store.firsts import first_tickets
 from tiebreak.store.history import EntityKeys, Known, Question, Tick, keys_of, read, take, ticked
+from tiebreak.store.kept import last_seen
 from tiebreak.store.keyed import content_key, ticket_hash
 from tiebreak.store.ledger import Ledger
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
@@ -91,26 +92,30 @@ async def admit(
     """Admit a batch; its members do not see each other, equal ones share one revision.
 
     A result that is an error concerns its submission alone. Raises `ClockBehind` when `as_of` is
-    given and not later than the workflow's clock, `HistoryNotReady` for a plan of other slots.
+    given and not later than the workflow's clock, `HistoryNotReady` for a plan with slots that
+    the log lacks.
     """
     frame = schema.frame([submission.values for submission in submissions])
-    keys = keys_of(plan, frame, keyring.entity_key)
+    asked = last_seen(plan)
+    keys = keys_of(asked, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
-    question = Question.of(plan, keys)
+    question = Question.of(asked, keys)
     row = await unit.conn.fetchrow(
         _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
     )
     moment = await ticked(unit.conn, workflow, plan, row, as_of)
+    if moment.plan is not asked:  # the log keeps other slots since, and may know other entities
+        keys = keys_of(moment.plan, frame, keyring.entity_key)
     numbered = revisions.number(submissions, content_keys, revisions.stored(row))
-    fresh = await _fresh(unit, workflow, plan, schema, submissions, numbered, frame, keys, keyring)
-    if fresh.booked_on is fresh.keys:
+    fresh = await _fresh(unit, moment, schema, submissions, numbered, frame, keys, keyring)
+    if fresh.booked_on is fresh.keys and moment.plan is asked:
         known = question.known(moment, row)
     else:
-        known = await read(unit.conn, moment, plan, fresh.keys, fresh.booked_on)
+        known = await read(unit.conn, moment, fresh.keys, fresh.booked_on)
     ledger, fresh = _book(moment, known, fresh, submissions)
 
-    values = plan.context_values(known.of(fresh.keys))
+    values = moment.plan.context_values(known.of(fresh.keys))
     tickets = [
         StoredTicket(
             workflow=workflow,
@@ -151,8 +156,7 @@ async def admit(
 
 async def _fresh(
     unit: Unit,
-    workflow: str,
-    plan: HistoryPlan,
+    moment: Tick,
     schema: Schema,
     submissions: Sequence[Submission],
     numbered: Sequence[Numbered],
@@ -170,8 +174,8 @@ async def _fresh(
         submissions[i].ticket_id: row for row, i in enumerate(index) if news[row].revision == 1
     }
     missing = {submissions[i].ticket_id for i in index} - firsts.keys()
-    earlier = await first_tickets(unit.conn, workflow, missing, schema)
-    earlier_keys = keys_of(plan, schema.frame(list(earlier.values())), keyring.entity_key)
+    earlier = await first_tickets(unit.conn, moment.workflow, missing, schema)
+    earlier_keys = keys_of(moment.plan, schema.frame(list(earlier.values())), keyring.entity_key)
     rows_of_earlier = {ticket_id: row for row, ticket_id in enumerate(earlier)}
     booked_on: dict[str, list[bytes | None]] = {}
     for entity, own in keys.items():

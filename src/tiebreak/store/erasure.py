@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Table
 
@@ -34,6 +35,7 @@ async def erase(unit: Unit, workflow: str, ticket_id: str, *, actor: str, reason
     """
     conn = unit.conn
     await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    await conn.execute(_ALONE)
     if not await conn.fetchval(_IS_KNOWN, workflow, ticket_id):
         raise TicketUnknown(ticket_id=ticket_id)
     if await conn.fetchval(_IS_UNDECIDED, workflow, ticket_id):
@@ -63,6 +65,18 @@ async def erase(unit: Unit, workflow: str, ticket_id: str, *, actor: str, reason
     return len(places)
 
 
+async def not_erased(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Those of these rows about ticket revisions whose ticket has its content.
+
+    No ticket is erased from then on until the transaction ends: what it stores about them is
+    not missed by an erasure.
+    """
+    await conn.execute(_ALONE)
+    erased = await conn.fetch(_ERASED, *([row[name] for row in rows] for name in _TICKET))
+    gone = {tuple(row[name] for name in _TICKET) for row in erased}
+    return [row for row in rows if tuple(row[name] for name in _TICKET) not in gone]
+
+
 async def _tombstones(
     unit: Unit, conn: Connection, workflow: str, ticket_id: str
 ) -> AsyncGenerator[bytes]:
@@ -70,6 +84,20 @@ async def _tombstones(
         for row in await conn.fetch(query, workflow, ticket_id):
             yield unit.tombstone(table, {**dict(row), **dict.fromkeys(erasable)})
 
+
+# The mode excludes itself and lets admissions pass. The table is the one that the app role may
+# lock; LOCK takes no snapshot, so what is read behind it is read behind whoever had the lock.
+_ALONE = "LOCK TABLE workflow_clocks IN SHARE UPDATE EXCLUSIVE MODE"
+
+_TICKET = ("as_of", "workflow", "ticket_id", "revision")
+
+_ERASED = """
+    SELECT t.as_of, t.workflow, t.ticket_id, t.revision
+    FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::int[])
+        AS i (as_of, workflow, ticket_id, revision)
+    JOIN tickets t USING (as_of, workflow, ticket_id, revision)
+    WHERE t.content IS NULL
+"""
 
 _IS_KNOWN = "SELECT EXISTS (SELECT FROM ticket_keys WHERE workflow = $1 AND ticket_id = $2)"
 

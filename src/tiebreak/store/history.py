@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
 from tiebreak.core.totals import initial
 from tiebreak.errors import Conflict, IntegrityFailure
+from tiebreak.store.kept import Order, booking
 from tiebreak.store.keyed import entity_key
 from tiebreak.store.unit import Connection
 
@@ -37,18 +37,6 @@ class ClockBehind(Conflict):
     code = "clock_behind"
 
 
-NOT_READY_HINT = (
-    "Its history features differ from those that history was collected for; "
-    "take a version with the same ones, or import into a new database."
-)
-
-
-class HistoryNotReady(Conflict):
-    """The history log does not keep the totals that this version of the workflow reads."""
-
-    code = "history_not_ready"
-
-
 @dataclass(frozen=True, slots=True)
 class Tick:
     """One moment of a workflow, held under its lock until the transaction ends."""
@@ -56,7 +44,8 @@ class Tick:
     workflow: str
     at: datetime
     generation: int
-    order: Mapping[str, NDArray[np.intp]]  # by entity: where in the log's row each slot stands
+    plan: HistoryPlan  # the one given, with all slots that the log keeps besides
+    order: Order
 
     @property
     def at_us(self) -> int:
@@ -74,8 +63,8 @@ async def tick(
     """Lock the workflow's history and take the next moment: now, or one microsecond later.
 
     `at` demands this very moment and raises `ClockBehind` when it is not later than the last.
-    Raises `HistoryNotReady` when the log keeps other slots than the plan's. The slots of a
-    workflow without history are registered here.
+    Raises `HistoryNotReady` when the log lacks slots of the plan. The slots of a workflow without
+    tickets are registered here.
     """
     return await ticked(conn, workflow, plan, await conn.fetchrow(_TICK, workflow, at), at)
 
@@ -86,52 +75,12 @@ async def ticked(
     """The moment that `history_tick` gave as `row`; raises as `tick` does."""
     if at is not None and row["last_as_of"] != at:
         raise ClockBehind(
-            hint="Older history is imported before live tickets, or into a new generation.",
+            hint="Import older history before live tickets; send later knowledge as outcomes.",
             workflow=workflow,
         )
     generation = row["history_generation"]
-    order = _order(plan, tuple(row["slots"]))
-    if order is None:
-        order = await _register(conn, workflow, generation, plan)
-    return Tick(workflow, row["last_as_of"], generation, order)
-
-
-async def _register(
-    conn: Connection, workflow: str, generation: int, plan: HistoryPlan
-) -> Mapping[str, NDArray[np.intp]]:
-    """Write the plan's slots for a generation without any; under the workflow's lock."""
-    if not await conn.fetchval(_HAS_SLOTS, workflow, generation):
-        rows = [(e, i, slot.id) for e, slots in plan.slots.items() for i, slot in enumerate(slots)]
-        entities, positions, ids = zip(*rows, strict=True)
-        await conn.execute(_ADD_SLOTS, workflow, generation, entities, positions, ids)
-    order = _order(plan, tuple(await conn.fetchval(_SLOTS, workflow, generation)))
-    if order is None:
-        raise HistoryNotReady(
-            hint=NOT_READY_HINT,
-            workflow=workflow,
-        )
-    return order
-
-
-@lru_cache(maxsize=64)
-def _order(plan: HistoryPlan, stored: tuple[str, ...]) -> dict[str, NDArray[np.intp]] | None:
-    """Where each slot of the plan stands in the log; None when the log keeps other slots.
-
-    Slots the log keeps but the plan lacks would silently stop growing: that is refused, too.
-    """
-    positions: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for slot_id in stored:
-        entity = slot_id.partition(".")[0]
-        positions[slot_id] = sizes.get(entity, 0)
-        sizes[entity] = positions[slot_id] + 1
-    wanted = {slot.id for slots in plan.slots.values() for slot in slots}
-    if wanted != positions.keys():
-        return None
-    return {
-        entity: np.array([positions[slot.id] for slot in slots], dtype=np.intp)
-        for entity, slots in plan.slots.items()
-    }
+    whole, order = await booking(conn, workflow, generation, plan, tuple(row["slots"]))
+    return Tick(workflow, row["last_as_of"], generation, whole, order)
 
 
 def keys_of(
@@ -173,12 +122,12 @@ class Known:
         return found
 
 
-async def read(conn: Connection, tick: Tick, plan: HistoryPlan, *groups: EntityKeys) -> Known:
+async def read(conn: Connection, tick: Tick, *groups: EntityKeys) -> Known:
     """Probe the log for every entity in these groups of tickets, all in one query.
 
     Cost is one index probe a pair of entity and window, however busy the entity is.
     """
-    question = Question.of(plan, *groups)
+    question = Question.of(tick.plan, *groups)
     row = await conn.fetchrow(
         _PROBE, tick.workflow, tick.generation, tick.at, *question.arguments()
     )
@@ -276,18 +225,5 @@ _ELEMENT_BYTES = 12
 _NOT_ITS_SLOTS = "A row of the history log does not hold its slots."
 
 _TICK = "SELECT * FROM history_tick($1, $2)"
-
-_HAS_SLOTS = "SELECT EXISTS (SELECT FROM history_slots WHERE workflow = $1 AND generation = $2)"
-
-_ADD_SLOTS = """
-    INSERT INTO history_slots (workflow, generation, entity, position, slot)
-    SELECT $1, $2, new.* FROM unnest($3::text[], $4::int[], $5::text[]) AS new
-"""
-
-_SLOTS = """
-    SELECT ARRAY(
-        SELECT slot FROM history_slots WHERE workflow = $1 AND generation = $2
-        ORDER BY entity, position)
-"""
 
 _PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7)"

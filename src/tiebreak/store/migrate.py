@@ -29,20 +29,24 @@ class SchemaOutdated(Unavailable):
     code = "schema_outdated"
 
 
-async def upgrade(owner_url: str) -> str:
-    """Bring the database to the newest version and return it; nothing happens when it is there."""
+async def upgrade(owner_url: str, to: str | None = None) -> str:
+    """Bring the database to this version, else the newest, and return it.
+
+    Nothing happens when it is there.
+    """
+    target = to or head()
     engine = engine_for(owner_url)
     try:
         async with engine.begin() as connection:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            if await connection.run_sync(_current) != head():
+            if await connection.run_sync(_current) != target:
                 raw = await connection.get_raw_connection()
                 assert raw.driver_connection is not None
                 await roles.ensure_groups(raw.driver_connection)
-                await connection.run_sync(_upgrade)
+                await connection.run_sync(_upgrade, target)
     finally:
         await engine.dispose()
-    return head()
+    return target
 
 
 async def check_current(connection: AsyncConnection) -> None:
@@ -110,8 +114,8 @@ def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _upgrade(connection: Connection) -> None:
-    command.upgrade(_config(connection), "head")
+def _upgrade(connection: Connection, target: str) -> None:
+    command.upgrade(_config(connection), target)
 
 
 def _draft(connection: Connection, message: str) -> Path:

@@ -124,7 +124,7 @@ async def record(
 
     `at` demands this very moment (`ClockBehind` when it is not later than the last). The same
     report twice is one row. A result that is an error concerns its report alone. Raises
-    `HistoryNotReady` for a plan of other slots than the log keeps.
+    `HistoryNotReady` for a plan with slots that the log lacks.
     """
     moment = await tick(unit.conn, workflow, plan, at=at)
     known = await _known(unit.conn, workflow, {r.ticket_id for r in reports}, ticket_schema)
@@ -159,7 +159,7 @@ async def record(
                 ticket.told.append(row)
             row = same or ticket.told[-1]
             results.append(Recorded(row["ordinal"], row["known_at"], is_new=same is None))
-    refused = await _write(unit, moment, plan, (ticket_schema, outcome_schema), fresh, keyring)
+    refused = await _write(unit, moment, (ticket_schema, outcome_schema), fresh, keyring)
     return [
         HistoryOverflow() if r.ticket_id in refused and isinstance(result, Recorded) else result
         for r, result in zip(reports, results, strict=True)
@@ -169,7 +169,6 @@ async def record(
 async def _write(
     unit: Unit,
     moment: Tick,
-    plan: HistoryPlan,
     schemas: tuple[Schema, Schema],
     fresh: list[_Fresh],
     keyring: Keyring,
@@ -184,8 +183,8 @@ async def _write(
             ],
             how="horizontal",
         )
-        keys = keys_of(plan, frame, keyring.entity_key)
-        ledger = Ledger.of(moment, await read(unit.conn, moment, plan, keys))
+        keys = keys_of(moment.plan, frame, keyring.entity_key)
+        ledger = Ledger.of(moment, await read(unit.conn, moment, keys))
         for kind in (EventKind.CLOSED, EventKind.OUTCOME):
             rows = [row for row, each in enumerate(fresh) if each.report.kind == kind.value]
             if not rows:

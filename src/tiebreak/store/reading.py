@@ -63,19 +63,14 @@ async def decision(db: Database, decision_id: uuid.UUID) -> Row | None:
 
 async def first_decision(db: Database, workflow: str, ticket_id: str, revision: int) -> Row | None:
     """The decision that answered this ticket revision, or None."""
-    return await _one(
-        db,
-        _of(decisions)
-        .join(ticket_keys, decisions.c.as_of == ticket_keys.c.as_of)
-        .join(decision_keys, decisions.c.decision_id == decision_keys.c.decision_id)
-        .where(
-            *_ticket(ticket_keys, workflow, ticket_id),
-            *_ticket(decision_keys, workflow, ticket_id),
-            ticket_keys.c.revision == revision,
-            decision_keys.c.revision == revision,
-            decision_keys.c.ordinal == 1,
-        ),
-    )
+    query = _decisions_on(workflow, ticket_id, revision)
+    return await _one(db, query.where(decision_keys.c.ordinal == 1))
+
+
+async def newest_decision(db: Database, workflow: str, ticket_id: str, revision: int) -> Row | None:
+    """The last decision made on this ticket revision, or None."""
+    query = _decisions_on(workflow, ticket_id, revision)
+    return await _one(db, query.order_by(decision_keys.c.ordinal.desc()).limit(1))
 
 
 async def ticket(db: Database, workflow: str, ticket_id: str, revision: int) -> Row | None:
@@ -282,6 +277,21 @@ def _tickets() -> Query:
     """Tickets by way of their keys, so that each lookup reads one partition."""
     return _of(tickets).join(
         ticket_keys, and_(*(tickets.c[name] == ticket_keys.c[name] for name in _TICKET_KEY))
+    )
+
+
+def _decisions_on(workflow: str, ticket_id: str, revision: int) -> Query:
+    """All decisions on a ticket revision."""
+    return (
+        _of(decisions)
+        .join(ticket_keys, decisions.c.as_of == ticket_keys.c.as_of)
+        .join(decision_keys, decisions.c.decision_id == decision_keys.c.decision_id)
+        .where(
+            *_ticket(ticket_keys, workflow, ticket_id),
+            *_ticket(decision_keys, workflow, ticket_id),
+            ticket_keys.c.revision == revision,
+            decision_keys.c.revision == revision,
+        )
     )
 
 

@@ -191,8 +191,21 @@ history_slots = Table(
     Column("generation", Integer, primary_key=True),
     Column("entity", Text, primary_key=True),
     Column("position", Integer, primary_key=True),  # index in history_log.totals, from 0
-    Column("slot", Text, nullable=False),  # core.history.Slot.id
+    Column("slot", Text, nullable=False),  # core.totals.Slot.id
+    Column("workflow_version", Text),  # that defines it; null: from before versions were noted
     UniqueConstraint("workflow", "generation", "entity", "slot"),
+)
+
+history_builds = Table(
+    "history_builds",
+    metadata,
+    Column("workflow", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("base", Integer, nullable=False),  # the generation that served when it was begun
+    Column("through", Moment, nullable=False),  # all that was known up to here is in the log
+    Column("events", BigInteger, nullable=False),
+    Column("erased", BigInteger, nullable=False),  # events left out because their ticket is erased
+    comment="How far new generations of history logs are built.",
 )
 
 history_log = Table(
@@ -311,6 +324,7 @@ outcomes = Table(
         Column("content_hash", LargeBinary, nullable=False),  # the same content twice is one row
     ),
     CheckConstraint("kind IN ('outcome', 'closed', 'acted')", name="kind"),
+    Index(None, "workflow", "known_at"),
 )
 
 ml_feedback = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.matrix import FeatureColumnMissing, FeatureSpec
+from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput
 
@@ -85,8 +87,10 @@ class Snapshot:
         return self.weights.cast(pl.Float64).to_numpy()
 
 
-def feature_specs(training: Snapshot) -> tuple[FeatureSpec, ...]:
+def feature_specs(training: Snapshot, texts: Mapping[str, TextScore]) -> tuple[FeatureSpec, ...]:
     """The model's features; codes of categories are fixed by the training rows alone.
+
+    `texts` holds what was learnt of each text feature.
 
     Known are the values of at least SMALLEST_CATEGORY rows, in order of their smoothed rate of
     positives, so that a split on the code parts low rates from high ones.
@@ -96,9 +100,10 @@ def feature_specs(training: Snapshot) -> tuple[FeatureSpec, ...]:
     return tuple(
         FeatureSpec(
             name=name,
-            kind="category" if kinds[name] == "category" else "number",
+            kind=kinds[name],
             definition=definitions[name],
             categories=_ordered_values(training, name) if kinds[name] == "category" else (),
+            text=texts.get(name),
         )
         for name in plan.names
     )

@@ -39,12 +39,12 @@ class Labels:
     """The labels of a workflow's tickets as they were known by a moment.
 
     A label counts when the maturity window has passed, for either class; a ticket without an
-    outcome is then negative when the workflow says so, else it has no label.
+    outcome is then what the workflow says of it, or it has no label.
     """
 
     told: Mapping[str, KnownLabel]
     maturity: timedelta
-    absent: Literal["negative", "unknown"]
+    absent: Literal["negative", "positive", "unknown"]
     known_by: datetime
 
     @property
@@ -60,7 +60,9 @@ class Labels:
         told = self.told.get(ticket_id)
         if told is not None:
             return KnownLabel(told.value, max(told.known_at, mature_at))
-        return KnownLabel(False, mature_at) if self.absent == "negative" else None
+        if self.absent == "unknown":
+            return None
+        return KnownLabel(self.absent == "positive", mature_at)
 
 
 async def read_labels(

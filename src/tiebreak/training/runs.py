@@ -40,12 +40,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Where runs are recorded, where bundles go, and by which keys they are signed."""
+    """Where runs are recorded, where bundles go, by which keys they are signed.
+
+    `entity_secret` is the key by which the history log knows entities.
+    """
 
     db: Database
     lane: Lane
     artifacts: ArtifactStore
     keys: BundleKeys
+    entity_secret: bytes
 
     async def run(
         self,
@@ -67,7 +71,9 @@ class Trainer:
         """
         started_at = datetime.now(UTC)
         progress("read", 0.0)
-        snapshot = await read_snapshot(self.db, workflow, known_by=known_by)
+        snapshot = await read_snapshot(
+            self.db, workflow, known_by=known_by, entity_secret=self.entity_secret
+        )
         parameters = replace(
             parameters,
             valid_from=valid_from or latest_share(snapshot),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +12,15 @@ import polars as pl
 from sqlalchemy import select
 
 from tiebreak.core.features import FeaturePlan
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.store import tables
+from tiebreak.store.contexts import complete
 from tiebreak.store.database import Database
+from tiebreak.store.kept import Kept, kept
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.labels import read_labels
 
@@ -30,15 +34,20 @@ class NoTrainingTickets(InvalidInput):
     code = "no_training_tickets"
 
 
-async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime) -> Snapshot:
+async def read_snapshot(
+    db: Database, workflow: Workflow, *, known_by: datetime, entity_secret: bytes
+) -> Snapshot:
     """The newest revision of every ticket that has a mature label at `known_by`.
 
-    Features come from the stored `as_of` and context through the one implementation that serves.
+    Features come from the stored `as_of` and context through the one implementation that serves;
+    context that a ticket was not given, because its policy did not read it, comes from the log.
     A label counts when the maturity window has passed by `known_by`, for either class, and only
-    outcomes known by then are read. Raises `NoLabel` and `NoTrainingTickets`.
+    outcomes known by then are read. Raises `NoLabel`, `NoTrainingTickets` and `HistoryNotReady`.
     """
     labels = await read_labels(db, workflow, known_by=known_by)
-    plan, schema = FeaturePlan(workflow), ticket_schema(workflow)
+    async with db.connection() as conn:
+        log = await kept(conn, workflow.name, HistoryPlan(workflow))
+    read = _Reader(db, FeaturePlan(workflow), ticket_schema(workflow), log, entity_secret)
     digest = hashlib.sha256()
     frames: list[pl.DataFrame] = []
     async for rows in _ticket_chunks(db, workflow.name, labels.mature_before):
@@ -51,7 +60,8 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
             digest.update(repr(parts).encode())
         truth = pl.Series("label", [label.value for _, label in known], dtype=pl.Boolean)
         known_at = pl.Series("known_at", [label.known_at for _, label in known], dtype=MOMENT)
-        features = _features([row for row, _ in known], plan, schema)
+        features, filled = await read.features([row for row, _ in known])
+        digest.update(filled)
         frames.append(features.with_columns(truth, known_at))
     if not frames:
         raise NoTrainingTickets(
@@ -69,11 +79,23 @@ async def read_snapshot(db: Database, workflow: Workflow, *, known_by: datetime)
     )
 
 
-def _features(rows: Sequence[Mapping[str, Any]], plan: FeaturePlan, schema: Schema) -> pl.DataFrame:
-    tickets = [StoredTicket.from_row(row, schema) for row in rows]
-    frame, context = columns(tickets, schema, plan.history.context_columns)
-    features, _ = plan.columns(frame, context)
-    return features.select("as_of", *plan.names)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    db: Database
+    plan: FeaturePlan
+    schema: Schema
+    log: Kept
+    entity_secret: bytes
+
+    async def features(self, rows: Sequence[Mapping[str, Any]]) -> tuple[pl.DataFrame, bytes]:
+        """The features of tickets, and for the data's hash what was read beyond their rows."""
+        tickets = [StoredTicket.from_row(row, self.schema) for row in rows]
+        frame, given = columns(tickets, self.schema, self.plan.history.context_columns)
+        async with self.db.connection() as conn:
+            context = await complete(conn, self.log, frame, given, self.entity_secret)
+        filled = b"" if context.equals(given) else repr(context.rows()).encode()
+        features, _ = self.plan.columns(frame, context)
+        return features.select("as_of", *self.plan.names), filled
 
 
 async def _ticket_chunks(

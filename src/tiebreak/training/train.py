@@ -22,11 +22,12 @@ from tiebreak.training.export import to_onnx
 from tiebreak.training.fit import FAMILIES, Booster, Family, Parameters, Progress, Rows, fit
 from tiebreak.training.parity import prove_parity
 from tiebreak.training.tables import build_tables
+from tiebreak.training.texts import learn_texts
 from tiebreak.training.trees import Forest
 
 LEAST_ROWS = 200
 LEAST_POSITIVES = 10
-_LIBRARIES = ("numpy", "numba", "onnx", "onnxruntime", "polars")
+_LIBRARIES = ("numpy", "numba", "onnx", "onnxruntime", "polars", "scikit-learn", "scipy")
 
 
 class TooLittleData(InvalidInput):
@@ -83,10 +84,15 @@ def train(
     ExportRefused and OpenmpMissing.
     """
     split = split_by_time(snapshot, parameters)
-    specs = feature_specs(split.training)
+    progress("texts", 0.0)
+    texts = learn_texts(split.training)
+    specs = feature_specs(split.training, {name: text.score for name, text in texts.items()})
     training, tuning, validation = (
         _rows(part, specs) for part in (split.training, split.tuning, split.validation)
     )
+    for place, spec in enumerate(specs):
+        if spec.kind == "text":
+            training.x[:, place] = texts[spec.name].out_of_fold
     families = FAMILIES if parameters.family == "best" else (parameters.family,)
     boosters = [
         fit(family, training, tuning, parameters, _nth(progress, place, len(families)))
@@ -133,8 +139,9 @@ def _exported(
         booster.part: booster.dump(),
         parts_of.TABLES: build_tables(forest).dump(),
         parts_of.CALIBRATOR: calibrator.dump(),
+        **{parts_of.text_part(s.name): s.text.dump() for s in specs if s.text is not None},
     }
-    features = {"features": [asdict(spec) for spec in specs]}
+    features = {"features": [spec.listed() for spec in specs]}
     model = Model.load({**parts, parts_of.MANIFEST: _json(features)}, digest="")
     scores = model.scores(model.margins(validation.x))
     metrics = evaluate(scores, validation.y, validation.weights)
@@ -208,7 +215,7 @@ def _manifest(
         "workflow_version": workflow.version,
         "label": workflow.label.model_dump(mode="json") if workflow.label else None,
         "schema": [{"name": f.name, "type": f.type.value} for f in workflow.fields],
-        "features": [asdict(spec) for spec in specs],
+        "features": [spec.listed() for spec in specs],
         "data_hash": split.training.data_hash,
         "rows": {
             "training": split.training.frame.height,

@@ -12,12 +12,22 @@ from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.decisions.service import DecisionService
 from tiebreak.errors import TiebreakError
 from tiebreak.settings import Keyring, Settings
-from tiebreak.web.api import decisions, describe, health, lookups, outcomes, workflows
+from tiebreak.web.api import (
+    again,
+    audit,
+    decisions,
+    describe,
+    health,
+    lookups,
+    outcomes,
+    workflows,
+)
 from tiebreak.web.edge import Edge
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
@@ -27,10 +37,12 @@ from tiebreak.web.site import Site
 
 ROUTERS = (
     decisions.router,
+    again.router,
     lookups.lists,
     lookups.router,
     outcomes.router,
     workflows.router,
+    audit.router,
     health.router,
     describe.router,
 )
@@ -107,6 +119,17 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     elif status == 405:
         problem = WrongMethod(hint="/docs lists all routes and their methods.")
     response = problem_response(problem, request.scope["state"]["request_id"])
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
+    if status == 405:
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that this path takes, of all the routes that it fits."""
+    fitting = (
+        route
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    )
+    return {method for route in fitting for method in route.methods or ()}

@@ -31,6 +31,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "openapi": PUBLIC,
     "decide_ticket": SENDERS,
     "decide_batch": SENDERS,
+    "decide_again": frozenset({Role.LEAD, Role.ML_ENGINEER, Role.ADMIN}),
     "record_outcome": SENDERS | {Role.REVIEWER, Role.LEAD},
     "get_decision": EVERYONE,
     "get_explanation": EVERYONE,
@@ -39,6 +40,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 
 CLIENT_GONE = 499  # only in logs and metrics: nobody is there to read an answer

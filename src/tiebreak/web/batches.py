@@ -1,15 +1,15 @@
-"""Many tickets in one request: lines in, lines out, in order, in bounded memory.
+"""Many tickets in one request: lines or rows in, lines out, in order, in bounded memory.
 
-Answers flow while lines still come in. A client that sends everything before it reads anything
+Answers flow while tickets still come in. A client that sends everything before it reads anything
 must not block itself, so answers it does not take yet wait in an unnamed temporary file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tiebreak.errors import TiebreakError, Unavailable
-from tiebreak.web.bodies import BODY_SECONDS, Line, read_lines
+from tiebreak.errors import TiebreakError
+from tiebreak.ingest.rows import FileUnreadable
+from tiebreak.web.bodies import Interrupted
 from tiebreak.web.problems import BodyTooSlow, document, status_of
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -30,13 +31,15 @@ MEMORY_BYTES = 2**20  # of answers not taken; more go to a file
 UNTAKEN_BYTES = 256 * 2**20  # of answers not taken; then no further line is read
 
 Answer = dict[str, Any]
-Decide = Callable[[Line], Awaitable[Answer]]
 
 
-class Interrupted(Unavailable):
-    """The server shuts down; lines from this one on were not read."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ticket of a batch: its line or row, its size, and how it is decided."""
 
-    code = "interrupted"
+    number: int
+    size_bytes: int
+    decide: Callable[[], Awaitable[Answer]]
 
 
 class Spool:
@@ -81,23 +84,17 @@ class Spool:
         self._file.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one batch may take: bytes a line, and the sign to stop reading."""
-
-    line_bytes: int
-    draining: asyncio.Event
-
-
 class BatchResponse(Response):
-    """Answers each line of the request's body with a line, in order."""
+    """Answers each entry with a line, in order; what is `held` for it is let go at its end."""
 
-    def __init__(self, request: Request, decide: Decide, limits: Limits) -> None:
+    def __init__(
+        self, request: Request, entries: AsyncGenerator[Entry], held: ExitStack | None = None
+    ) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         del self.headers["content-length"]
-        self._request = request
-        self._decide = decide
-        self._limits = limits
+        self._request_id: str = request.scope["state"]["request_id"]
+        self._entries = entries
+        self._held = held or ExitStack()
         self._spool = Spool()
         self._bytes = 0
         self._eased = asyncio.Event()
@@ -105,77 +102,55 @@ class BatchResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Read, decide and send at the same time until the body has ended or broken off."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(LINES_IN_FLIGHT)
         try:
+            await send(start)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take(tasks, answers))
                 tasks.create_task(self._collect(answers))
                 tasks.create_task(self._send(send))
         finally:
             self._spool.close()
+            self._held.close()
 
     async def _take(
         self, tasks: asyncio.TaskGroup, answers: asyncio.Queue[asyncio.Task[bytes] | None]
     ) -> None:
-        """Start deciding each line as it comes; what a broken connection cut off is dropped."""
+        """Start deciding each entry as it comes; what a broken connection cut off is dropped."""
         number = 0
         try:
-            async for line in read_lines(self._chunks(), self._limits.line_bytes):
-                number = line.number
-                await self._room(line)
-                await answers.put(tasks.create_task(self._answer(line)))
+            async with aclosing(self._entries) as entries:
+                async for entry in entries:
+                    number = entry.number
+                    await self._room(entry)
+                    await answers.put(tasks.create_task(self._answer(entry)))
         except ClientDisconnect:
             pass
-        except (Interrupted, BodyTooSlow) as error:
+        except (Interrupted, BodyTooSlow, FileUnreadable) as error:
             last = self._failed(number + 1, error)
             await answers.put(tasks.create_task(_ready(last)))
         await answers.put(None)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        stream = self._request.stream()
-        stop = asyncio.create_task(self._limits.draining.wait())
-        try:
-            while True:
-                more = asyncio.ensure_future(anext(stream, None))
-                await asyncio.wait(
-                    {more, stop}, timeout=BODY_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not more.done():
-                    more.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await more
-                    raise Interrupted if stop.done() else BodyTooSlow
-                chunk = more.result()
-                if chunk is None:
-                    return
-                if stop.done():
-                    raise Interrupted
-                yield chunk
-        finally:
-            stop.cancel()
-
-    async def _room(self, line: Line) -> None:
-        size = len(line.content or b"")
-        while self._bytes and self._bytes + size > BYTES_IN_FLIGHT:
+    async def _room(self, entry: Entry) -> None:
+        while self._bytes and self._bytes + entry.size_bytes > BYTES_IN_FLIGHT:
             self._eased.clear()
             await self._eased.wait()
-        self._bytes += size
+        self._bytes += entry.size_bytes
 
-    async def _answer(self, line: Line) -> bytes:
+    async def _answer(self, entry: Entry) -> bytes:
         try:
-            answer = await self._decide(line)
+            answer = await entry.decide()
         except TiebreakError as error:
-            return self._failed(line.number, error)
+            return self._failed(entry.number, error)
         finally:
-            self._bytes -= len(line.content or b"")
+            self._bytes -= entry.size_bytes
             self._eased.set()
-        told = {"line": line.number, "status": 200, "decision": answer}
+        told = {"line": entry.number, "status": 200, "decision": answer}
         return orjson.dumps(told, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
     def _failed(self, number: int, error: TiebreakError) -> bytes:
-        request_id: str = self._request.scope["state"]["request_id"]
-        told = {"line": number, "status": status_of(error), "error": document(error, request_id)}
+        problem = document(error, self._request_id)
+        told = {"line": number, "status": status_of(error), "error": problem}
         return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
 
     async def _collect(self, answers: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:

@@ -1,30 +1,51 @@
-"""Request bodies: content type, size and time limits, and lines of a stream."""
+"""Request bodies: content type, size and time limits, chunks and lines of a stream."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 from starlette.requests import Request
 
+from tiebreak.errors import Unavailable
+from tiebreak.ingest.rows import Kind
 from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType
 
 BODY_SECONDS = 30.0  # for a whole body of one ticket, and between two chunks of a stream
-JSON = frozenset({"application/json"})
-LINES = frozenset(
-    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+JSON = ("application/json",)
+LINES = (
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
 )
+TABLES = {
+    "text/csv": Kind.CSV,
+    "application/vnd.apache.arrow.stream": Kind.ARROW,
+    "application/vnd.apache.parquet": Kind.PARQUET,
+}
 
 
-def check_content_type(request: Request, accepted: frozenset[str]) -> None:
-    """Refuse bodies of other types, encodings or character sets. Raises WrongContentType."""
+class Interrupted(Unavailable):
+    """The server shuts down; lines from this one on were not read."""
+
+    code = "interrupted"
+
+
+def check_content_type(request: Request, accepted: Collection[str]) -> str:
+    """The type of the body. Raises WrongContentType for other types, encodings, character sets."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.partition("charset=")[2].strip().strip('"').lower()
     if kind.strip().lower() not in accepted or charset not in ("", "utf-8", "utf8"):
-        raise WrongContentType(hint=f"Send `Content-Type: {sorted(accepted)[0]}`, in UTF-8.")
+        advised = [each for each in accepted if each not in LINES[1:]]
+        raise WrongContentType(hint=f"Send `Content-Type: {' or '.join(advised)}`, in UTF-8.")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise WrongContentType("Compressed bodies are not taken.", hint="Send the body as it is.")
+    return kind.strip().lower()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -44,6 +65,52 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         raise BodyTooSlow(hint="Send the body at once.") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_chunks(request: Request, draining: asyncio.Event) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises BodyTooSlow, ClientDisconnect, and Interrupted on draining."""
+    stream = request.stream()
+    stop = asyncio.create_task(draining.wait())
+    try:
+        while True:
+            more = asyncio.ensure_future(anext(stream, None))
+            await asyncio.wait(
+                {more, stop}, timeout=BODY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not more.done():
+                more.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await more
+                raise Interrupted if stop.done() else BodyTooSlow
+            chunk = more.result()
+            if chunk is None:
+                return
+            if stop.done():
+                raise Interrupted
+            yield chunk
+    finally:
+        stop.cancel()
+
+
+async def spooled(chunks: AsyncIterator[bytes], max_bytes: int) -> BinaryIO:
+    """The whole body in a file without a name. Raises BodyTooLarge, and what `chunks` raises."""
+    file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by who reads it
+    try:
+        async for chunk in chunks:
+            if file.tell() + len(chunk) > max_bytes:
+                raise BodyTooLarge(
+                    f"A Parquet body may have {max_bytes} bytes at most.",
+                    hint="Send it in parts, as an Arrow stream, or give the file to "
+                    "`tiebreak decide`.",
+                    max_bytes=max_bytes,
+                )
+            file.write(chunk)
+        file.flush()
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from tiebreak.core.tickets import Schema
+from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
-from tiebreak.web.shapes import BatchLine, ProblemDocument, Readiness
+from tiebreak.web.bodies import LINES, TABLES
+from tiebreak.web.shapes import BatchLine, DecideAgain, ProblemDocument, Readiness
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
@@ -34,9 +35,22 @@ TAGS = [
     {"name": "decisions", "description": "Decide tickets; read decisions and explanations."},
     {"name": "outcomes", "description": "Tell what really happened."},
     {"name": "workflows", "description": "What is decided, and by which version."},
+    {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]
 
+BATCH = (
+    "NDJSON: one submission a line, as for one ticket. Tables: one ticket a row, columns as the "
+    "workflow's fields (or their `source`) and the column of its ticket id; other columns are "
+    "passed over."
+)
+
+_BINARY: Json = {"type": "string", "format": "binary"}
+_TABLE_SCHEMAS: Mapping[str, Json] = {
+    "text/csv": {"type": "string"},
+    "application/vnd.apache.arrow.stream": _BINARY,
+    "application/vnd.apache.parquet": _BINARY,
+}
 _EXAMPLES: Mapping[FieldType, object] = {
     FieldType.TEXT: "Text",
     FieldType.CATEGORY: "example",
@@ -67,7 +81,7 @@ def routes_description(app: FastAPI) -> Json:
     )
     components: Json = document.setdefault("components", {})
     schemas: Json = components.setdefault("schemas", {})
-    for model in (ProblemDocument, BatchLine, Readiness):
+    for model in (ProblemDocument, BatchLine, DecideAgain, Readiness):
         _add_model(schemas, model)
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
@@ -133,8 +147,18 @@ def _workflow_schemas(shape: WorkflowShape) -> Json:
             "additionalProperties": False,
             "required": ["ticket_id", "fields"],
             "properties": {
-                "ticket_id": {"type": "string", "minLength": 1, "maxLength": 200},
-                "revision": {"type": "integer", "minimum": 1},
+                "ticket_id": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_TICKET_ID,
+                    "description": "Printable characters without spaces around them.",
+                },
+                "revision": {
+                    "type": ["integer", "null"],
+                    "minimum": 1,
+                    "maximum": MAX_REVISION,
+                    "description": "Null: the next, or the latest when the content is equal.",
+                },
                 "fields": {"$ref": REF + ticket},
             },
         },
@@ -146,7 +170,7 @@ def _workflow_schemas(shape: WorkflowShape) -> Json:
             "properties": {
                 "kind": {"type": "string", "enum": ["outcome", "closed", "acted"]},
                 "given_at": {
-                    "type": "string",
+                    "type": ["string", "null"],
                     "format": "date-time",
                     "description": "When the sender learned it; never later than now.",
                 },
@@ -172,11 +196,17 @@ def _example(shape: WorkflowShape, kind: str) -> Json:
 
 
 def _with_body(operation: Json, bodies: Json) -> Json:
-    name = operation["operationId"]
+    name: str = operation["operationId"]
+    content: Json
     if name == "decide_batch":
-        lines = "One submission a line, as for one ticket."
-        content: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
-        return {**operation, "requestBody": _required(content, lines)}
+        content = {
+            LINES[0]: {"schema": {"type": "string"}},
+            **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
+        }
+        return {**operation, "requestBody": _required(content, BATCH)}
+    if name == "decide_again":
+        content = {"application/json": {"schema": {"$ref": REF + DecideAgain.__name__}}}
+        return {**operation, "requestBody": _required(content, "Why it is decided again.")}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."

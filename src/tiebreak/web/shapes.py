@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 BandName = Literal["low", "medium", "high", "critical"]
 RouteName = Literal["auto", "tiebreak", "review"]
+REASON_MAX_LENGTH = 500
 
 
 class Shape(BaseModel):
@@ -89,12 +90,30 @@ class Decision(Shape):
     errors: list[ExpressionFault]
 
 
+class Word(Shape):
+    """A word of a text, and what it adds to the text's score."""
+
+    word: str
+    part: float
+
+
+class DecideAgain(Shape):
+    """Why a ticket is decided again; it goes into the journal, so it holds no personal data."""
+
+    reason: str = Field(min_length=1, max_length=REASON_MAX_LENGTH)
+
+
 class Contribution(Shape):
-    """A feature, its value (null once the ticket was erased) and its part of the margin."""
+    """A feature, its value (null once the ticket was erased) and its part of the margin.
+
+    The value of a text feature is the text's score: the log-odds that its words tell alone. It
+    comes with the words that make most of it, until the ticket is erased.
+    """
 
     feature: str
     value: Any
     contribution: float
+    words: list[Word] | None = None
 
 
 class Explanation(Shape):
@@ -239,6 +258,24 @@ class Mistake(Shape):
     code: str
     message: str
     hint: str
+
+
+class AuditEntry(Shape):
+    """One change: who made it, when, and what it was."""
+
+    audit_id: str
+    at: datetime
+    actor: str = Field(description="A person, or `person/key_id` when it came with a key.")
+    action: str = Field(examples=["release.installed"])
+    subject: str = Field(description="What was changed.")
+    detail: dict[str, Any]
+
+
+class AuditPage(Shape):
+    """Changes, newest first; `next_cursor` is null on the last page."""
+
+    entries: list[AuditEntry]
+    next_cursor: str | None
 
 
 class ProblemDocument(Shape):

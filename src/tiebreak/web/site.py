@@ -15,6 +15,8 @@ from tiebreak.store.database import Database
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
 
+MOST_READERS = 2  # child processes that read bodies of tables, each of at most 1 GiB of memory
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -28,6 +30,7 @@ class Site:
     outcomes_lane: Lane
     queue: Redis | None = None  # asked for its health only
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_READERS))
 
     @property
     def db(self) -> Database:

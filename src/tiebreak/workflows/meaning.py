@@ -10,6 +10,7 @@ from tiebreak.core.expressions import (
     Type,
     compile_expression,
 )
+from tiebreak.core.features import expected_types
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.scopes import KEY_TYPES, event_scope, symbols_of, ticket_scope
 from tiebreak.core.suggestions import did_you_mean
@@ -19,7 +20,6 @@ from tiebreak.workflows.source import Place, Scalar
 
 BOOLEAN = frozenset({Type.BOOLEAN})
 NUMERIC = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-TEXT = frozenset({Type.TEXT})
 TIMESTAMP = frozenset({Type.TIMESTAMP})
 
 
@@ -129,7 +129,7 @@ class _Meaning:
         for feature in self._workflow.features:
             if not isinstance(feature, RowFeature):
                 continue
-            expect = TEXT if feature.kind == "category" else NUMERIC
+            expect = expected_types(feature)
             path = ("features", feature.name)
             path = path if isinstance(self._draft.node(*path), Scalar) else (*path, "sql")
             compiled = self._compile(Scope(symbols, self._calendar), expect, *path)

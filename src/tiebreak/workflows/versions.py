@@ -148,6 +148,13 @@ async def get(db: Database, workflow: str, ordinal: int) -> Stored:
     return await _one(db, workflow, _stored(workflow).where(table.c.ordinal == ordinal))
 
 
+async def addressed(db: Database, workflow: str, workflow_version: str) -> Stored:
+    """The newest version with this configuration. Raises `UnknownWorkflow`, `AlteredVersion`."""
+    table = tables.workflow_versions
+    query = _stored(workflow).where(table.c.workflow_version == workflow_version).limit(1)
+    return await _one(db, workflow, query)
+
+
 async def newest_versions(db: Database) -> list[Version]:
     """The newest version of every workflow, by name."""
     table = tables.workflow_versions

@@ -86,7 +86,13 @@ class Scene:
             if versions_now == (self.workflow.version, self.rules.version):
                 return await self._metrics(now.bundle_digest)
         session = self.session
-        trainer = Trainer(session.db, session.lane, session.artifacts, session.bundle_keys)
+        trainer = Trainer(
+            session.db,
+            session.lane,
+            session.artifacts,
+            session.bundle_keys,
+            session.keyring.entity_key,
+        )
         run = await trainer.run(
             self.workflow,
             known_by=datetime.now(UTC),

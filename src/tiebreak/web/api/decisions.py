@@ -5,24 +5,43 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.core.tickets import Schema, Submission, parse_submission
+from tiebreak.core.tickets import read_submission as read_row
 from tiebreak.decisions.batcher import Overloaded
+from tiebreak.ingest.foreign import stream_foreign
+from tiebreak.ingest.rows import Kind, Row
 from tiebreak.web import batches
 from tiebreak.web.answering import answered, described, problem_answers
 from tiebreak.web.auth import LeanRoute, actor_of
-from tiebreak.web.batches import BatchResponse, Limits
-from tiebreak.web.bodies import JSON, LINES, Line, check_content_type, read_body, too_large
+from tiebreak.web.batches import BatchResponse, Entry
+from tiebreak.web.bodies import (
+    JSON,
+    LINES,
+    TABLES,
+    Line,
+    check_content_type,
+    read_body,
+    read_chunks,
+    read_lines,
+    spooled,
+    too_large,
+)
 from tiebreak.web.problems import TimedOut, known, refused, status_of
 from tiebreak.web.shapes import Decision
 from tiebreak.web.site import Site, site_of
 
 PAUSE_SECONDS = (0.02, 0.1)
+PARQUET_BYTES = 256 << 20  # of one body, which waits in a file
 
 router = APIRouter(prefix="/v1/workflows/{workflow}", route_class=LeanRoute, tags=["decisions"])
 
@@ -60,36 +79,91 @@ async def decide_ticket(request: Request, workflow: str = WORKFLOW) -> Response:
             "description": "A `BatchLine` for each line.",
             "content": {batches.MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **problem_answers(401, 403, 404, 415, 500, 503),
+        **problem_answers(401, 403, 404, 408, 413, 415, 500, 503),
     },
 )
 async def decide_batch(request: Request, workflow: str = WORKFLOW) -> Response:
-    """Decide many tickets, one JSON object a line in, one a line out, in the same order.
+    """Decide many tickets: one a line or row in, one line of JSON out, in the same order.
 
-    Answers come while lines are still read. An error of one line is that line's answer and does
-    not sink the rest. Blank lines are counted and not answered. A line cut off by a broken
-    connection is not decided; every line answered with 200 is durable.
+    NDJSON, CSV and Arrow streams are answered while they are still read; Parquet is taken whole
+    first. An error of one line is that line's answer and does not sink the rest. `line` counts
+    lines of NDJSON, where blank ones are not answered, and rows of tables without their header.
+    A table that cannot be read any further ends with an error at the next row. A line cut off by
+    a broken connection is not decided; every line answered with 200 is durable.
     """
     site = site_of(request)
-    schema = site.service.schema(workflow)
-    check_content_type(request, LINES)
-    actor, request_id = str(actor_of(request)), request.scope["state"]["request_id"]
-    limit = site.settings.api.max_body_bytes
+    site.service.schema(workflow)
+    kind = check_content_type(request, (*LINES, *TABLES))
+    batch = _Batch(site, workflow, str(actor_of(request)), request)
+    chunks = read_chunks(request, site.draining)
+    if kind in LINES:
+        return BatchResponse(request, batch.lines(chunks))
+    if site.readers.locked():
+        raise Overloaded("Other tables are being read.", hint="Send it again when they are done.")
+    with ExitStack() as held:
+        await site.readers.acquire()
+        held.callback(site.readers.release)
+        table, body = TABLES[kind], chunks
+        if table is Kind.PARQUET:
+            body = held.enter_context(await spooled(chunks, PARQUET_BYTES))
+        return BatchResponse(request, batch.rows(table, body), held.pop_all())
 
-    async def decide(line: Line) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One request of many tickets."""
+
+    site: Site
+    workflow: str
+    actor: str
+    request: Request
+
+    async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Entry]:
+        """The lines of an NDJSON body."""
+        async for line in read_lines(chunks, self._limit):
+            size = len(line.content or b"")
+            yield Entry(line.number, size, partial(self._decide, partial(self._of_line, line)))
+
+    async def rows(
+        self, kind: Kind, body: BinaryIO | AsyncIterator[bytes]
+    ) -> AsyncGenerator[Entry]:
+        """The rows of a table."""
+        async with aclosing(stream_foreign(kind, body, "The body")) as found:
+            async for row, size in found:
+                read = partial(self._of_row, row, size)
+                yield Entry(row.number, size, partial(self._decide, read))
+
+    @property
+    def _limit(self) -> int:
+        return self.site.settings.api.max_body_bytes
+
+    def _of_line(self, line: Line) -> Submission:
+        if line.content is None:
+            raise too_large(self._limit)
+        return read_submission(self.site.service.schema(self.workflow), line.content)
+
+    def _of_row(self, row: Row, size: int) -> Submission:
+        if size > self._limit:
+            raise too_large(self._limit)
+        if row.problems:
+            raise refused(row.problems)
+        service = self.site.service
+        ticket_id = service.policy(self.workflow).workflow.ticket_id
+        found = read_row(service.schema(self.workflow), row.cells, ticket_id)
+        if isinstance(found, tuple):
+            raise refused(found)
+        return found
+
+    async def _decide(self, read: Callable[[], Submission]) -> dict[str, Any]:
+        lines = self.site.metrics.batch_lines
         try:
-            if line.content is None:
-                raise too_large(limit)
-            submission = read_submission(schema, line.content)
-            answer = await _decide_patiently(site, workflow, submission, actor)
+            answer = await _decide_patiently(self.site, self.workflow, read(), self.actor)
         except Exception as error:
-            problem = known(error, request_id)
-            site.metrics.batch_lines.labels(workflow, str(status_of(problem))).inc()
+            problem = known(error, self.request.scope["state"]["request_id"])
+            lines.labels(self.workflow, str(status_of(problem))).inc()
             raise problem from error
-        site.metrics.batch_lines.labels(workflow, "200").inc()
+        lines.labels(self.workflow, "200").inc()
         return answer
-
-    return BatchResponse(request, decide, Limits(limit, site.draining))
 
 
 def read_submission(schema: Schema, body: bytes) -> Submission:

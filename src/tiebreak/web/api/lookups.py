@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -60,6 +61,17 @@ class Unexplainable(Unavailable):
     code = "model_not_loaded"
 
 
+def _written(value: object) -> object:
+    """Only a time that is written out: pydantic would take a number for seconds since 1970."""
+    if isinstance(value, str) and not _TIME.match(value):
+        raise ValueError("must be a time with its zone, such as 2026-03-02T14:30:00Z")
+    return value
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+
+
 class Asked(BaseModel):
     """What a list of decisions is narrowed to, and which page of it."""
 
@@ -69,8 +81,8 @@ class Asked(BaseModel):
     route: RouteName | None = Field(None, description="Only of this route.")
     tie: bool | None = Field(None, description="Only ties, or only others.")
     policy: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Only by this policy.")
-    since: AwareDatetime | None = Field(None, alias="from", description="First `as_of`, included.")
-    until: AwareDatetime | None = Field(None, alias="to", description="End of `as_of`, excluded.")
+    since: Moment | None = Field(None, alias="from", description="First `as_of`, included.")
+    until: Moment | None = Field(None, alias="to", description="End of `as_of`, excluded.")
     cursor: str | None = Field(None, max_length=100, description="`next_cursor` of a page.")
     limit: int = Field(50, ge=1, le=500, description="Most decisions of a page.")
 
@@ -89,7 +101,12 @@ class Asked(BaseModel):
 router = APIRouter(prefix="/v1", route_class=LeanRoute, tags=["decisions"])
 lists = APIRouter(prefix="/v1", route_class=GuardedRoute, tags=["decisions"])
 
-DECISION = Path(description="The decision's id.", examples=["019d2f3a-1c00-7000-8000-0123456789ab"])
+DECISION = Path(
+    description="The decision's id, a UUID of version 7.",
+    examples=["019d2f3a-1c00-7000-8000-0123456789ab"],
+    pattern="^0[0-9a-f]{7}-[0-9a-f]{4}-7([0-2][0-9a-f]{2}|3[0-9a-d][0-9a-f]|3e[0-7])"
+    "-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",  # milliseconds to the year 2527, microseconds to 999
+)
 WORKFLOW = Path(description="Name of the workflow.", examples=["locate"])
 TICKET = Path(description="The ticket's id, as it was submitted; a `/` in it goes as `%2F`.")
 

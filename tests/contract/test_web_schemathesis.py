@@ -1,0 +1,79 @@
+"""Requests made from the description alone: no server error, and no breach of what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.functional.serving import TICKET, Site
+
+from tiebreak.access.roles import Role
+
+SEED = 20_260_301
+PROGRAM = Path(sys.executable).with_name("schemathesis")
+ROOT = Path(__file__).parents[2]
+
+# What no schema can say, so that data that fits it may be refused: a cursor is one that the list
+# gave, a ticket id is printable, an outcome is not in the future. Any text is a batch, whose lines
+# are judged one by one. A ticket's id may end in "/outcomes", so GET is taken there too, and the
+# header `Allow`, which says so, is left to a test of our own.
+CONFIG = """
+[parameters]
+"path.workflow" = "repairs"
+
+[[operations]]
+include-operation-id = "list_decisions"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
+
+[[operations]]
+include-operation-id = "decide_ticket"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-operation-id = "record_outcome"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-operation-id = "decide_batch"
+checks.negative_data_rejection.expected-statuses = ["200", "401", "403", "404", "415"]
+"""
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [15, pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(1_200)])],
+)
+def test_no_request_breaks_the_server_or_its_promises(
+    site: Site, tmp_path: Path, examples: int
+) -> None:
+    """Every operation, with a key of a role that may use it; without and with a wrong one too."""
+    client = site.client(Role.SERVICE)
+    for name in ("0", "example-1"):
+        ticket = {"ticket_id": name, "fields": dict(TICKET)}
+        assert client.post("/v1/workflows/repairs/decisions", json=ticket).is_success
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    done = subprocess.run(
+        [
+            *(str(PROGRAM), "--config-file", str(config), "run", f"{site.url}/openapi.json"),
+            *("--header", f"Authorization: Bearer {site.tokens[Role.ADMIN]}"),
+            *("--checks", "all", "--exclude-checks", "allow_header_conformance"),
+            *("--mode", "all", "--continue-on-failure"),
+            *("--max-examples", str(examples), "--seed", str(SEED)),
+            *("--generation-database", "none", "--no-color", "--warnings", "off"),
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SCHEMATHESIS_HOOKS": "tests.contract.schemathesis_lines",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    assert "Operations:       13 selected / 13 total" in done.stdout

@@ -1,0 +1,253 @@
+"""Deciding files: every kind alike, through kill -9, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import polars as pl
+import pytest
+from tests.databases import DatabaseUrls, run
+from tests.functional.test_cli_decisions import ROOT, Place
+
+from tiebreak.ingest.bulk import ROWS_A_MARK
+from tiebreak.ingest.simulator import simulate
+
+END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+BY_ANN = ("--as", "ann", "--reason", "test")
+
+
+@pytest.fixture(scope="module")
+def place(
+    module_database_urls: DatabaseUrls, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    """`locate` in production by rules alone."""
+    folder = tmp_path_factory.mktemp("place")
+    foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
+        "TIEBREAK_DATA_DIR": str(folder / "data"),
+        "DATABASE_URL": module_database_urls.app,
+        "DATABASE_OWNER_URL": module_database_urls.owner,
+        "REDIS_URL": valkey_url,
+    }
+    found = Place(folder, module_database_urls, environment)
+    for person in ("ann", "bob"):
+        found.json("keys", "create", "--person", person, "--role", "approver")
+    found.json("workflow", "load", ROOT / "workflows" / "locate", "--reason", "x", "--as", "ann")
+    found.json(
+        *("release", "install", "locate", "--model", "none", "--approved-by", "bob"), *BY_ANN
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def tickets() -> pl.DataFrame:
+    return simulate(8, 400, END - timedelta(days=20), 10).tickets.head(300)
+
+
+def many(tickets: pl.DataFrame, count: int, prefix: str) -> pl.DataFrame:
+    """That many tickets, each of its own id."""
+    repeated = pl.concat([tickets] * (count // tickets.height + 1)).head(count)
+    return repeated.with_columns(
+        ticket_id=pl.concat_str(pl.lit(prefix), pl.int_range(pl.len()).cast(pl.String))
+    )
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def decide(place: Place, file: Path, *more: object, code: int = 0) -> Any:
+    return place.json("decide", file, "--workflow", "locate", "--as", "ann", *more, code=code)
+
+
+def bands(told: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["ticket_id"], each["band"]) for each in lines(Path(told["decisions"]))]
+
+
+def test_an_import_tells_all_bad_rows_in_the_file_it_is_given(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    # First in this file: history is imported before live tickets come.
+    rows = tickets.head(40).with_columns(
+        ticket_id=pl.concat_str(pl.lit("old-"), "ticket_id"),
+        opened_at=pl.col("opened_at") - pl.duration(days=400),
+    )
+    good, bad = tmp_path / "good.parquet", tmp_path / "bad.ndjson"
+    rows.head(20).write_parquet(good)
+    rows.tail(20).write_ndjson(bad)
+    written = bad.read_text().splitlines()
+    written[9] = '{"ticket_id": "old-bad", "opened_at": "yesterday"}'
+    bad.write_text("\n".join(written))
+    rejects = tmp_path / "why.ndjson"
+    importing = ("import", "locate", good, bad, "--rejects", rejects, "--as", "ann", "--dry-run")
+    error = place.json(*importing, "--strict", code=3)["error"]
+    assert error["code"] == "rows_rejected"
+    assert str(rejects) in error["hint"]
+    told = place.json(*importing)
+    assert (told["tickets"], told["rejected"], told["rejects"]) == (39, 1, [str(rejects)])
+    (only,) = lines(rejects)
+    assert (only["file"], only["row"]) == ("bad.ndjson", 10)
+    assert only["problems"][0]["where"] == "opened_at"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bad.ndjson",
+        "good.parquet",
+        "why.ndjson",
+    ]
+
+
+def test_every_kind_of_file_gets_the_same_decisions(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    table = tickets.with_columns(ticket_id=pl.concat_str(pl.lit("kinds-"), "ticket_id"))
+    flat = table.with_columns(pl.col(pl.List(pl.String)).list.join(";"))
+    table.write_parquet(tmp_path / "a.parquet", row_group_size=70)
+    table.write_ipc(tmp_path / "a.arrow")
+    table.write_ipc_stream(tmp_path / "a.arrows")
+    table.write_ndjson(tmp_path / "a.ndjson")
+    flat.write_csv(tmp_path / "a.csv")
+    found = [
+        lines(Path(decide(place, tmp_path / name)["decisions"]))
+        for name in ("a.parquet", "a.arrow", "a.arrows", "a.ndjson", "a.csv")
+    ]
+    assert [each["ticket_id"] for each in found[0]] == table["ticket_id"].to_list()
+    assert all(each == found[0] for each in found[1:])
+
+
+def start(place: Place, file: Path) -> subprocess.Popen[bytes]:
+    code = "from tiebreak.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "decide", file, "--workflow", "locate", "--as", "ann"],
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill_after(process: subprocess.Popen[bytes], decisions: Path, size: int) -> None:
+    deadline = time.monotonic() + 60
+    while not decisions.exists() or decisions.stat().st_size < size:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+async def stored(url: str, pattern: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        sql = "SELECT count(*) FROM decisions WHERE ticket_id LIKE $1"
+        return await connection.fetchval(sql, pattern)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "parquet"])
+def test_killed_again_and_again_it_decides_and_writes_each_ticket_once(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path, suffix: str
+) -> None:
+    count = 5 * ROWS_A_MARK // 2
+    table = many(tickets, count, f"killed-{suffix}-")
+    ids = table["ticket_id"].to_list()
+    for row in range(499, count, 500):
+        ids[row] = None  # a bad row
+    for row in range(100, count, 400):
+        ids[row] = ids[row - 3]  # another revision
+    table = table.with_columns(ticket_id=pl.Series(ids))
+    file = tmp_path / f"a.{suffix}"
+    table.write_ndjson(file) if suffix == "ndjson" else table.write_parquet(file)
+    decisions = tmp_path / f"a.{suffix}.decisions.ndjson"
+    for size in (500_000, 2_500_000):
+        kill_after(start(place, file), decisions, size)
+
+    told = decide(place, file)
+    assert told["went_on_from"] >= 400
+    assert (told["rows"], told["rejected"]) == (count, count // 500)
+    written = lines(decisions)
+    assert [each["ticket_id"] for each in written] == [each for each in ids if each is not None]
+    assert len({each["decision_id"] for each in written}) == len(written) == told["decided"]
+    assert [each["row"] for each in lines(Path(told["rejects"]))] == list(
+        range(500, count + 1, 500)
+    )
+    assert run(stored(place.urls.admin, f"killed-{suffix}-%")) == len(written)
+    assert not decisions.with_name(decisions.name + ".mark").exists()
+
+
+def test_a_changed_file_is_decided_from_its_start(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.ndjson"
+    table = many(tickets, 3 * ROWS_A_MARK, "changed-")
+    table.write_ndjson(file)
+    decisions = tmp_path / "a.ndjson.decisions.ndjson"
+    mark = decisions.with_name(decisions.name + ".mark")
+    process = start(place, file)
+    while not mark.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    table.head(10).write_ndjson(file)
+    told = decide(place, file)
+    assert told["went_on_from"] is None
+    assert [ticket_id for ticket_id, _ in bands(told)] == table["ticket_id"].head(10).to_list()
+
+
+def test_what_is_read_is_never_overwritten(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.ndjson"
+    tickets.head(2).write_ndjson(file)
+    before = file.read_bytes()
+    for option in ("--out", "--rejects"):
+        error = decide(place, file, option, file, code=3)["error"]
+        assert error["code"] == "output_is_input"
+    importing = ("import", "locate", file, "--rejects", file, "--as", "ann")
+    assert place.json(*importing, code=3)["error"]["code"] == "output_is_input"
+    error = decide(place, file, "--out", tmp_path / "none" / "out", code=3)["error"]
+    assert error["code"] == "output_unwritable"
+    assert file.read_bytes() == before
+
+
+def test_a_file_cut_off_names_the_row_and_a_mended_one_is_decided_whole(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.arrows"
+    table = tickets.with_columns(ticket_id=pl.concat_str(pl.lit("cut-"), "ticket_id"))
+    with file.open("wb") as out:
+        table.write_ipc_stream(out)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    error = decide(place, file, code=3)["error"]
+    assert error["code"] == "file_unreadable"
+    assert "a.arrows" in error["message"]
+    assert error["hint"]
+    file.write_bytes(whole)
+    assert decide(place, file)["decided"] == table.height
+
+
+def test_what_is_logged_never_mixes_with_the_result(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.ndjson"
+    many(tickets, 500, "logged-").write_ndjson(file)
+    told = decide(place, file)
+    last = lines(Path(told["decisions"]))[-1]["ticket_id"]
+    place.alter(
+        f"DELETE FROM decision_keys WHERE ticket_id = '{last}'",
+        f"DELETE FROM decisions WHERE ticket_id = '{last}'",
+    )
+    words = ("decide", file, "--workflow", "locate", "--as", "ann", "--json")
+    code, out, err = place.run(*words)
+    assert code == 0
+    assert "recovered" in err
+    assert json.loads(out)["decided"] == 500
