@@ -51,7 +51,7 @@ def test_the_page_lists_every_operation_without_the_internet(
     page.wait_for_selector("#operations-decisions-decide_ticket")
     operations = page.locator(".opblock").count()
     page.screenshot(path=str(tmp_path / "docs.png"), full_page=True)
-    assert operations == 13
+    assert operations == 15
     assert strangers == []
     assert messages == []
     assert page.title() == "Tiebreak API"

@@ -599,6 +599,11 @@ BESIDE = [
     ("history_log", "UPDATE history_log SET totals[1] = totals[1] + 1", None),
     ("history_log", "DELETE FROM history_log", None),
     ("history_slots", "UPDATE history_slots SET slot = slot || ' '", None),
+    (
+        "history_builds",
+        "INSERT INTO history_builds SELECT workflow, 2, 1, last_as_of, 0, 0 FROM workflow_clocks",
+        None,
+    ),
 ]
 
 

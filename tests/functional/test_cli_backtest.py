@@ -62,7 +62,7 @@ def first(place: Place) -> str:
     assert evidence["figures"]["flips"] > 0
     assert evidence["baseline"]["recomputed"] == TICKETS
     assert told["run"]["author"] == "ann"
-    journal = place.json("audit", "log", "--action", "backtest.finished")["entries"]
+    journal = place.json("audit", "list", "--action", "backtest.finished")["entries"]
     assert [entry["actor"] for entry in journal] == ["ann"]
     assert evidence["policy_hash"] in json.dumps(journal)
     assert told["id"] in json.dumps(journal)

@@ -20,7 +20,7 @@ from tests.functional.serving import TICKET, Site, prepare, raw, serving, settin
 
 from tiebreak.access.roles import Role
 from tiebreak.settings import Keyring
-from tiebreak.web import batches, bodies
+from tiebreak.web import bodies
 
 PATH = "/v1/workflows/repairs/decisions"
 
@@ -132,7 +132,7 @@ def test_a_body_that_does_not_arrive_is_given_up(
 def test_a_batch_whose_lines_stop_coming_is_given_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     line = orjson.dumps(ticket("only")) + b"\n"
     path = f"{PATH}:batch"
     found = raw(site.url, head(site, path, "application/x-ndjson") + line, close=False)

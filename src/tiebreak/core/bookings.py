@@ -13,7 +13,7 @@ import polars as pl
 
 from tiebreak.core.expressions import Type, compile_expression
 from tiebreak.core.scopes import entity_key, event_scope
-from tiebreak.core.tickets import outcome_schema, ticket_schema
+from tiebreak.core.tickets import COLUMN_TYPES
 from tiebreak.core.totals import EMPTY, Flags, HistoryOverflow, Ints, Slot
 from tiebreak.core.workflow import EventKind, Workflow
 
@@ -40,7 +40,8 @@ class Strand:
             if entity.name in self.slots
         }
         self._measures = {kind: self._measured_by(kind) for kind in EventKind}
-        self._columns = {**outcome_schema(workflow).columns, **ticket_schema(workflow).columns}
+        fields = (*workflow.outcome_fields, *(f for f in workflow.fields if not f.after))
+        self._columns = {field.name: COLUMN_TYPES[field.type] for field in fields}
 
     def only(self, ids: Collection[str]) -> Strand:
         """The strand of these of its slots alone."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +15,7 @@ from tiebreak.store.journal import Filters, Row
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import GuardedRoute
 from tiebreak.web.cursors import read_cursor, write_cursor
+from tiebreak.web.moments import Moment
 from tiebreak.web.shapes import AuditPage
 from tiebreak.web.site import site_of
 
@@ -35,8 +36,8 @@ class Asked(BaseModel):
     action: str | None = Field(
         None, max_length=200, pattern=NO_NUL, description="Only this, such as `key.created`."
     )
-    since: AwareDatetime | None = Field(None, alias="from", description="First time, included.")
-    until: AwareDatetime | None = Field(None, alias="to", description="End of time, excluded.")
+    since: Moment | None = Field(None, alias="from", description="First time, included.")
+    until: Moment | None = Field(None, alias="to", description="End of time, excluded.")
     cursor: str | None = Field(None, max_length=100, description="`next_cursor` of a page.")
     limit: int = Field(50, ge=1, le=500, description="Most entries of a page.")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +23,7 @@ from tiebreak.store.reading import Filters, Row
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import GuardedRoute, LeanRoute
 from tiebreak.web.cursors import read_cursor, write_cursor
+from tiebreak.web.moments import Moment
 from tiebreak.web.shapes import (
     BandName,
     Decision,
@@ -59,17 +59,6 @@ class Unexplainable(Unavailable):
     """The model of this decision cannot be loaded now."""
 
     code = "model_not_loaded"
-
-
-def _written(value: object) -> object:
-    """Only a time that is written out: pydantic would take a number for seconds since 1970."""
-    if isinstance(value, str) and not _TIME.match(value):
-        raise ValueError("must be a time with its zone, such as 2026-03-02T14:30:00Z")
-    return value
-
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
-Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 
 class Asked(BaseModel):
