@@ -14,7 +14,17 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("start", "online", "explain", "explain_lightgbm", "replay", "backtest")
+NAMES = (
+    "start",
+    "online",
+    "bulk",
+    "explain",
+    "explain_lightgbm",
+    "replay",
+    "verify",
+    "backtest",
+    "history",
+)
 RESULTS = Path(__file__).with_name("results.json")
 
 
