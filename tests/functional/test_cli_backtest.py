@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from tests.databases import DatabaseUrls
-from tests.functional.test_cli_decisions import Place
+from tests.functional.places import ROOT, Place
 
 from tiebreak.cli import exits
 from tiebreak.ingest.simulator import simulate
 
-ROOT = Path(__file__).parents[2]
 HOWTO = ROOT / "docs" / "howto" / "backtest.md"
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 START = END - timedelta(days=200)
@@ -32,16 +29,7 @@ def place(
 ) -> Place:
     """`locate` with a little simulated history and its rules in production."""
     folder = tmp_path_factory.mktemp("place")
-    foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
-        "TIEBREAK_DATA_DIR": str(folder / "data"),
-        "DATABASE_URL": module_database_urls.app,
-        "DATABASE_OWNER_URL": module_database_urls.owner,
-        "REDIS_URL": valkey_url,
-    }
-    found = Place(folder, module_database_urls, environment)
-    for person in ("ann", "bob"):
-        found.json("keys", "create", "--person", person, "--role", "approver")
+    found = Place.made(folder, module_database_urls, valkey_url)
     by_ann = ("--as", "ann", "--reason", "first")
     found.json("workflow", "load", ROOT / "workflows" / "locate", *by_ann)
     tickets, events = simulate(3, TICKETS, START, 200).known_by(END).write(folder)

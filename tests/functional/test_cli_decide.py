@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import asyncpg
 import polars as pl
 import pytest
 from tests.databases import DatabaseUrls, run
-from tests.functional.test_cli_decisions import ROOT, Place
+from tests.functional.places import ROOT, Place
 
 from tiebreak.ingest.bulk import ROWS_A_MARK
 from tiebreak.ingest.simulator import simulate
@@ -31,16 +30,7 @@ def place(
 ) -> Place:
     """`locate` in production by rules alone."""
     folder = tmp_path_factory.mktemp("place")
-    foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
-        "TIEBREAK_DATA_DIR": str(folder / "data"),
-        "DATABASE_URL": module_database_urls.app,
-        "DATABASE_OWNER_URL": module_database_urls.owner,
-        "REDIS_URL": valkey_url,
-    }
-    found = Place(folder, module_database_urls, environment)
-    for person in ("ann", "bob"):
-        found.json("keys", "create", "--person", person, "--role", "approver")
+    found = Place.made(folder, module_database_urls, valkey_url)
     found.json("workflow", "load", ROOT / "workflows" / "locate", "--reason", "x", "--as", "ann")
     found.json(
         *("release", "install", "locate", "--model", "none", "--approved-by", "bob"), *BY_ANN

@@ -2,82 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shutil
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import polars as pl
 import pytest
-from tests.databases import DatabaseUrls, execute, fetch, run
+from tests.databases import DatabaseUrls, fetch, run
+from tests.functional.places import ROOT, Place
 
-from tiebreak import cli
 from tiebreak.cli import exits
 from tiebreak.ingest.simulator import Simulation, simulate
 
-ROOT = Path(__file__).parents[2]
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 START = END - timedelta(days=400)
 SECRET = "a-marker-of-personal-data"
 
 
-@dataclass(frozen=True)
-class Place:
-    """A folder, a database and the environment in which commands run."""
-
-    folder: Path
-    urls: DatabaseUrls
-    environment: dict[str, str]
-
-    def process(self, *arguments: object) -> Any:
-        """Run a command as a process of its own with --json; what it says."""
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", "from tiebreak.cli import main; main()"),
-                *(*map(str, arguments), "--json"),
-            ],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == exits.OK, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    def run(self, *arguments: object) -> tuple[int, str, str]:
-        """Run a command in this process, which saves its imports; exit code and what it says."""
-        words = [str(word) for word in arguments]
-        out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
-        with (
-            patch.dict(os.environ, self.environment, clear=True),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            code = exits.run(cli.build(words), words)
-        return code, _text(out), _text(err)
-
-    def json(self, *arguments: object, code: int = exits.OK) -> Any:
-        """Run a command in this process with --json; what it says."""
-        found, out, err = self.run(*arguments, "--json")
-        assert found == code, out + err
-        return json.loads(out)
-
-    def alter(self, *statements: str) -> None:
-        """Do what only a superuser can, past every guard."""
-        run(execute(self.urls.admin, "SET session_replication_role = replica", *statements))
-
-
 @pytest.fixture(scope="module")
 def simulation() -> Simulation:
-    return simulate(3, 2_500, START, 420)
+    return simulate(3, 2_500, START, 430)
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +35,7 @@ def place(
 ) -> Place:
     """`locate` with simulated history and a trained model in production, all by commands."""
     folder = tmp_path_factory.mktemp("place with spaces")
-    foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
-        "TIEBREAK_DATA_DIR": str(folder / "data"),
-        "DATABASE_URL": module_database_urls.app,
-        "DATABASE_OWNER_URL": module_database_urls.owner,
-        "REDIS_URL": valkey_url,
-    }
-    found = Place(folder, module_database_urls, environment)
-    for person in ("ann", "bob"):
-        found.json("keys", "create", "--person", person, "--role", "approver")
+    found = Place.made(folder, module_database_urls, valkey_url)
     found.json(
         "workflow", "load", ROOT / "workflows" / "locate", "--reason", "first", "--as", "ann"
     )
@@ -129,11 +66,6 @@ def live(place: Place, simulation: Simulation) -> tuple[Path, list[dict[str, Any
     assert (told["rows"], told["decided"], told["rejected"]) == (50, 49, 1)
     assert json.loads(Path(told["rejects"]).read_text())["row"] == 31
     return file, _decisions(told)
-
-
-def _text(stream: io.TextIOWrapper) -> str:
-    stream.seek(0)
-    return stream.read()
 
 
 def _plain(value: object) -> object:
@@ -391,20 +323,20 @@ def test_a_new_history_feature_is_rebuilt_trained_and_installed(
     assert (built["generation"], built["added"]) == (2, would["added"])
     assert place.json(*rebuilding)["added"] == []
 
-    _, before = live
-    rows = simulation.opened_from(END).tickets.tail(10).rows(named=True)
+    before = place.json("release", "status")["releases"][0]["policy"]
+    rows = simulation.opened_from(END).tickets.slice(50, 10).rows(named=True)
     early, late = (place.folder / f"{name}.ndjson" for name in ("early", "late"))
     early.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[:5]))
     late.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[5:]))
     by_old = _decisions(place.json("decide", early, "--workflow", "locate", "--as", "ann"))
     assert len(by_old) == 5
-    assert {d["policy_hash"] for d in by_old} == {before[0]["policy_hash"]}
+    assert {d["policy_hash"] for d in by_old} == {before}
 
     place.process("train", "locate", *TRAINING)
     place.json(*installing)
     by_new = _decisions(place.json("decide", late, "--workflow", "locate", "--as", "ann"))
     assert {d["model"]["status"] for d in by_new} == {"scored"}
-    assert {d["policy_hash"] for d in by_new}.isdisjoint({before[0]["policy_hash"]})
+    assert {d["policy_hash"] for d in by_new}.isdisjoint({before})
     contexts = run(
         fetch(
             place.urls.admin,

@@ -49,7 +49,8 @@ from tiebreak.workflows.check import check_folder
 
 ROOT = Path(__file__).parents[2]
 DAYS = 300
-END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+# Long enough ago that no label becomes mature between two runs.
+END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=90)
 START = END - timedelta(days=DAYS)
 LOCATE, RULES = check_folder(ROOT / "workflows" / "locate").sound()
 LIVE = 20
