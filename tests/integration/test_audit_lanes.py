@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import asyncpg
 import pytest
@@ -13,7 +14,8 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.audit.seals import NO_HEAD, Seal, leaf
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database, DatabaseUnavailable
-from tiebreak.store.tables import system_audit
+from tiebreak.store.tables import decision_keys, system_audit
+from tiebreak.store.writes import FEW_ROWS
 
 
 async def seals_of(db: Database, lane: Lane) -> list[asyncpg.Record]:
@@ -153,3 +155,21 @@ _DIE_AT_COMMIT = """
     CREATE CONSTRAINT TRIGGER die AFTER INSERT ON system_audit DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.action = 'die') EXECUTE FUNCTION die();
 """
+
+
+async def test_appending_is_whole_or_nothing_however_much_it_is(
+    db: Database, keyring: Keyring
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    key = {
+        "workflow": "w",
+        "ticket_id": "t",
+        "revision": 1,
+        "ordinal": 1,
+        "decision_id": uuid.uuid4(),
+    }
+    entries = [entry("ann", "a.done", "x") for _ in range(FEW_ROWS + 1)]
+    assert not await lane.append({system_audit: entries, decision_keys: [key, key]})
+    assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 0
+    assert await lane.append({system_audit: entries, decision_keys: [key]})
+    assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == len(entries)

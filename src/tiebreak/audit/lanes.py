@@ -19,7 +19,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.tables import audit_lanes, audit_seals, system_audit
 from tiebreak.store.unit import Connection
-from tiebreak.store.writes import Writes, write
+from tiebreak.store.writes import Writes, insert, write
 
 
 class SealedUnit:
@@ -61,6 +61,10 @@ class SealedUnit:
         """Write what was added, for statements of this unit that shall see it."""
         writes, self._writes = self._writes, {}
         await write(self.conn, writes)
+
+    async def insert(self) -> None:
+        """Write what was added in one statement, which needs no transaction around it."""
+        await insert(self.conn, self._writes)
 
     def note(
         self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
@@ -131,15 +135,15 @@ class Lane:
     async def append(self, writes: Writes) -> bool:
         """Add rows and their seal in one statement that is its own transaction.
 
-        Only for a few rows (`store.writes`). False when a row with such a key stands there
-        already; then nothing was written.
+        Meant for a few rows: many go faster through `unit`. False when a row with such a key stands
+        there already; then nothing was written.
         """
         async with self._taken() as unit:
             for table, rows in writes.items():
                 unit.add(table, rows)
             head = self._seal(unit)
             try:
-                await unit.flush()
+                await unit.insert()
             except UniqueViolationError:
                 return False
             except BaseException:

@@ -28,14 +28,19 @@ def are_few(writes: Writes) -> bool:
     return sum(map(len, writes.values())) <= FEW_ROWS
 
 
+async def insert(conn: Connection, writes: Writes) -> None:
+    """Insert rows in one statement, which is whole or nothing; columns a row lacks become null."""
+    arguments = chain.from_iterable(_arguments(table, rows) for table, rows in writes.items())
+    await conn.execute(_statement(tuple(writes)), *arguments)
+
+
 async def write(conn: Connection, writes: Writes) -> None:
-    """Insert rows, table by table in this order; columns that a row lacks become null."""
+    """Insert rows inside a transaction, in one statement or, when they are many, by COPY."""
     filled = {table: rows for table, rows in writes.items() if rows}
     if not filled:
         return
     if are_few(filled):
-        arguments = chain.from_iterable(_arguments(t, rows) for t, rows in filled.items())
-        await conn.execute(_statement(tuple(filled)), *arguments)
+        await insert(conn, filled)
         return
     for table, rows in filled.items():
         names = _names(table)
