@@ -17,7 +17,7 @@ from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending
 from tiebreak.decisions.rows import Row, decision_rows
-from tiebreak.errors import NotFound
+from tiebreak.errors import NotFound, TiebreakError
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted, admit
@@ -94,8 +94,14 @@ class Serving:
                 told = self.told(active, row)
                 for pending in fresh[index]:
                     pending.settle(told)
-        for pending, existing in earlier:
+        await asyncio.gather(*(self._tell_again(active, *each) for each in earlier))
+
+    async def _tell_again(self, active: Active, pending: Pending, existing: Existing) -> None:
+        """Give an earlier answer once more; what goes wrong with it concerns its caller alone."""
+        try:
             pending.settle(await self._existing(active, pending, existing.revision))
+        except TiebreakError as error:
+            pending.fail(error)
 
     async def decide(
         self, active: Active, tickets: Sequence[StoredTicket], given: Columns | None = None
