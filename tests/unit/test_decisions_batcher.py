@@ -1,0 +1,57 @@
+"""Batches gather who was just answered, and an error concerns its batch alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tiebreak.core.tickets import Submission
+from tiebreak.decisions.batcher import Batch, Batcher, Draining, Pending
+
+CALLERS = 8
+
+
+async def ask(batcher: Batcher, ticket_id: str) -> dict[str, Any]:
+    pending = Pending(Submission(ticket_id, None, {}, b"{}", b""), "ann")
+    batcher.submit(pending)
+    return await pending.answer
+
+
+async def test_those_who_were_just_answered_come_together_again() -> None:
+    sizes: list[int] = []
+
+    async def answer(batch: Batch) -> None:
+        sizes.append(len(batch))
+        await asyncio.sleep(0.08)
+        for pending in batch:
+            pending.settle({})
+
+    batcher = Batcher(answer, queue_size=100, batch_max=64)
+
+    async def caller(number: int) -> None:
+        for _ in range(4):
+            await asyncio.sleep(number * 0.001)  # the first is back before the last
+            await ask(batcher, str(number))
+
+    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await batcher.drain()
+    assert min(sizes[1:4]) >= CALLERS - 1, sizes  # the first of all was alone
+    assert sum(sizes) == 4 * CALLERS
+
+
+async def test_an_error_is_told_to_its_batch_and_the_next_is_answered() -> None:
+    async def answer(batch: Batch) -> None:
+        if batch[0].submission.ticket_id == "bad":
+            raise ZeroDivisionError
+        for pending in batch:
+            pending.settle({"ticket_id": pending.submission.ticket_id})
+
+    batcher = Batcher(answer, queue_size=100, batch_max=64)
+    with pytest.raises(ZeroDivisionError):
+        await ask(batcher, "bad")
+    assert await ask(batcher, "good") == {"ticket_id": "good"}
+    await batcher.drain()
+    with pytest.raises(Draining):
+        await ask(batcher, "late")
