@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.history import HistoryPlan
@@ -14,6 +15,7 @@ from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, HistoryF
 from tiebreak.settings import Keyring
 from tiebreak.store import admission, commit, outcomes
 from tiebreak.store.decision_ids import decision_id
+from tiebreak.store.starts import Starts
 
 NAME = "digs"
 OPENED = datetime(2026, 1, 2, tzinfo=UTC)
@@ -58,6 +60,9 @@ TICKETS = ticket_schema(WORKFLOW)
 OUTCOMES = outcome_schema(WORKFLOW)
 
 
+_STARTS: WeakKeyDictionary[Lane, Starts] = WeakKeyDictionary()
+
+
 def ticket(
     ticket_id: str, revision: int | None = None, *, schema: Schema = TICKETS, **values: Any
 ) -> Submission:
@@ -78,7 +83,8 @@ async def admit(
     as_of: datetime | None = None,
     plan: HistoryPlan = PLAN,
 ) -> admission.Admission:
-    """Admit a batch in a unit of its own."""
+    """Admit a batch in a unit of its own; what a lane's admissions read ahead is remembered."""
+    starts = _STARTS.setdefault(lane, Starts())
     async with lane.unit() as unit:
         return await admission.admit(
             unit,
@@ -89,6 +95,7 @@ async def admit(
             actors=["ann"] * len(submissions),
             received_at=[datetime.now(UTC)] * len(submissions),
             keyring=keyring,
+            starts=starts,
             as_of=as_of,
         )
 

@@ -152,7 +152,7 @@ class Bookings:
 
 def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
     """The expressions as columns as long as the frame, constants too."""
-    found = frame.select(e.alias(name) for name, e in expressions.items()).get_columns()
+    found = frame.select_seq(e.alias(name) for name, e in expressions.items()).get_columns()
     height = frame.height
     return {
         s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found

@@ -73,15 +73,16 @@ class FeaturePlan:
         `tickets` holds the workflow's fields and `as_of`; `context` the Int64 context columns in
         the same row order, absent columns meaning null. Any number of rows, also none.
         """
+        given = {column.name: column for column in context.get_columns()}
         frame = tickets.hstack(
             [
-                context[name] if name in context.columns else _nulls(name, tickets.height)
+                given[name] if name in given else _nulls(name, tickets.height)
                 for name in self.history.context_columns
             ]
         )
         for stage in self._stages:
             if stage:
-                frame = frame.with_columns(stage)
+                frame = frame.with_columns_seq(stage)
         errors = [frame.drop_in_place(where) for where in self._failable]
         return frame, row_errors(errors, frame.height)
 

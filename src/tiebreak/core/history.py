@@ -36,6 +36,7 @@ class HistoryPlan:
         self.bookings = Bookings(Strand(workflow, own), *others)
         self.slots = self.bookings.slots
         self.probes = self._probes()
+        self.windows = tuple(probe for probe in self.probes if probe.window_us is not None)
         positions = {slot.id: i for slots in own.values() for i, slot in enumerate(slots)}
         cut = {
             column: (column, slot, positions[slot.id], reading.window_us)

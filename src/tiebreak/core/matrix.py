@@ -69,13 +69,14 @@ class FeatureSpec:
 
 def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
     """The features (n, f) of the rows of `frame`, C-ordered; FeatureColumnMissing."""
-    absent = [spec.name for spec in features if spec.name not in frame.columns]
+    present = set(frame.columns)
+    absent = [spec.name for spec in features if spec.name not in present]
     if absent:
         raise FeatureColumnMissing(features=absent)
     out = np.empty((frame.height, len(features)), dtype=np.float32)
     numbers = [place for place, spec in enumerate(features) if spec.kind == "number"]
     if numbers:
-        values = frame.select([features[place].number for place in numbers]).to_numpy()
+        values = frame.select_seq([features[place].number for place in numbers]).to_numpy()
         out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
     for place, spec in enumerate(features):
         if spec.kind == "category":
@@ -89,4 +90,5 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
 def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:
     codes = spec.codes
     values = column if column.dtype == pl.String else column.cast(pl.String)
-    return [codes.get(value, float(UNSEEN)) for value in values.to_list()]
+    unseen = float(UNSEEN)
+    return [codes.get(value, unseen) for value in values.to_list()]

@@ -17,6 +17,8 @@ from tiebreak.core.workflow import Cuts, Rule, RuleSet
 NO_FLOOR = np.int8(Band.LOW)
 NO_CEILING = np.int8(Band.CRITICAL)
 
+Bound = tuple[list[int], NDArray[np.int8]]  # rules, and the band of each
+
 
 @dataclass(frozen=True, slots=True)
 class RulesVerdict:
@@ -58,21 +60,25 @@ class RulesPlan:
         ]
         self._failable = [error.meta.output_name() for error in self._errors]
         self._points = np.array([rule.points for rule in self.rules], dtype=np.int64)
+        self._floor, self._ceiling = self._bound("floor"), self._bound("ceiling")
+        self._hard_floor = self._bound("floor", is_hard=True)
+        self._hard_ceiling = self._bound("ceiling", is_hard=True)
         self._escalates = np.array([r.effect == "escalate" for r in self.rules], dtype=np.bool_)
 
     def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
         """The verdict on every row of a frame that holds fields, `as_of` and features."""
         fired, errors = self._evaluated(frame)
         points = np.where(fired, self._points, 0).sum(axis=1, dtype=np.int64)
-        floor = self._bound(fired, "floor", NO_FLOOR)
-        ceiling = self._bound(fired, "ceiling", NO_CEILING)
-        band = np.maximum(np.minimum(cut(points, self._cuts), ceiling), floor)
+        ceiling = _lowest(fired, self._ceiling)
+        band = np.maximum(
+            np.minimum(cut(points, self._cuts), ceiling), _highest(fired, self._floor)
+        )
         return RulesVerdict(
             fired=fired,
             points=points,
             band=band,
-            hard_floor=self._bound(fired, "floor", NO_FLOOR, is_hard=True),
-            hard_ceiling=self._bound(fired, "ceiling", NO_CEILING, is_hard=True),
+            hard_floor=_highest(fired, self._hard_floor),
+            hard_ceiling=_lowest(fired, self._hard_ceiling),
             escalates=np.asarray((fired & self._escalates).any(axis=1), dtype=np.bool_),
             errors=errors,
         )
@@ -105,26 +111,32 @@ class RulesPlan:
         """Which rules fire, (n, rules), and what could not be evaluated."""
         if not self._fires:
             return np.zeros((frame.height, 0), dtype=np.bool_), []
-        evaluated = frame.select(self._fires + self._errors)
+        evaluated = frame.select_seq(self._fires + self._errors)
         errors = [evaluated.drop_in_place(name) for name in self._failable]
         fired = evaluated.to_numpy()
         shape = (frame.height, len(self._fires))  # constants alone make one row
         return np.broadcast_to(fired, shape), row_errors(errors, frame.height)
 
-    def _bound(
-        self, fired: NDArray[np.bool_], effect: str, nothing: np.int8, *, is_hard: bool = False
-    ) -> NDArray[np.int8]:
-        """The strictest floor or ceiling of the rules that fired, (n,)."""
+    def _bound(self, effect: str, *, is_hard: bool = False) -> Bound:
+        """The rules of this effect and their bands."""
         chosen = [
             i
             for i, rule in enumerate(self.rules)
             if rule.effect == effect and (rule.hard or not is_hard)
         ]
-        if not chosen:
-            return np.repeat(nothing, len(fired))
-        bands = np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
-        bounds: NDArray[np.int8] = np.where(fired[:, chosen], bands, nothing)
-        return bounds.max(axis=1) if effect == "floor" else bounds.min(axis=1)
+        return chosen, np.array([_band(self.rules[i]) for i in chosen], dtype=np.int8)
+
+
+def _highest(fired: NDArray[np.bool_], floors: Bound) -> NDArray[np.int8]:
+    """The highest floor of the rules that fired, (n,)."""
+    chosen, bands = floors
+    return np.where(fired[:, chosen], bands, NO_FLOOR).max(axis=1, initial=NO_FLOOR)
+
+
+def _lowest(fired: NDArray[np.bool_], ceilings: Bound) -> NDArray[np.int8]:
+    """The lowest ceiling of the rules that fired, (n,)."""
+    chosen, bands = ceilings
+    return np.where(fired[:, chosen], bands, NO_CEILING).min(axis=1, initial=NO_CEILING)
 
 
 def _band(rule: Rule) -> Band:

@@ -23,6 +23,7 @@ from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted, admit
 from tiebreak.store.database import Database
 from tiebreak.store.revisions import Existing, RevisionConflict
+from tiebreak.store.starts import Starts
 from tiebreak.store.writes import are_few
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class Serving:
         self._keyring = keyring
         self._active = active
         self._admission_lane, self._decision_lane = lanes
+        self._starts = Starts()
         self.fingerprint = fingerprint
 
     async def answer(self, workflow: str, batch: Batch) -> None:
@@ -75,6 +77,7 @@ class Serving:
                 actors=[pending.actor for pending in batch],
                 received_at=[pending.received_at for pending in batch],
                 keyring=self._keyring,
+                starts=self._starts,
             )
 
     async def _settle(self, active: Active, batch: Batch, admitted: Admission) -> None:

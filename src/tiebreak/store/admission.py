@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tiebreak.store.kept import last_seen
 from tiebreak.store.keyed import content_key, ticket_hash
 from tiebreak.store.ledger import Ledger
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
+from tiebreak.store.starts import Starts
 from tiebreak.store.unit import Unit
 
 Row = dict[str, Any]
@@ -86,6 +87,7 @@ async def admit(
     actors: Sequence[str],
     received_at: Sequence[datetime],
     keyring: Keyring,
+    starts: Starts,
     as_of: datetime | None = None,
     origin: str = "live",
 ) -> Admission:
@@ -101,6 +103,9 @@ async def admit(
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
     question = Question.of(asked, keys)
+    is_ahead = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
+    if is_ahead:
+        question = question.now()
     row = await unit.conn.fetchrow(
         _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
     )
@@ -109,10 +114,14 @@ async def admit(
         keys = keys_of(moment.plan, frame, keyring.entity_key)
     numbered = revisions.number(submissions, content_keys, revisions.stored(row))
     fresh = await _fresh(unit, moment, schema, submissions, numbered, frame, keys, keyring)
+    known: Known | None = None
     if fresh.booked_on is fresh.keys and moment.plan is asked:
         known = question.known(moment, row)
-    else:
+        if is_ahead:
+            known = starts.known(moment, known)
+    if known is None:
         known = await read(unit.conn, moment, fresh.keys, fresh.booked_on)
+    starts.follow(moment)
     ledger, fresh = _book(moment, known, fresh, submissions)
 
     values = moment.plan.context_values(known.of(fresh.keys))

@@ -7,7 +7,7 @@ first, so that `known_at` in the log, and `as_of` of tickets, only ever grow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -136,10 +136,11 @@ async def read(conn: Connection, tick: Tick, *groups: EntityKeys) -> Known:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the log about entities: the probes of a plan for each of their keys."""
+    """What is asked of the log about entities: probes of a plan for each of their keys."""
 
     plan: HistoryPlan
     rows: Mapping[str, Mapping[bytes, int]]  # by entity: the row of each key
+    probes: Sequence[Probe]
 
     @classmethod
     def of(cls, plan: HistoryPlan, *groups: EntityKeys) -> Question:
@@ -150,7 +151,12 @@ class Question:
                 entity: {key: row for row, key in enumerate(_distinct(groups, entity))}
                 for entity in plan.slots
             },
+            plan.probes,
         )
+
+    def now(self) -> Question:
+        """What is asked about now, without the begins of windows."""
+        return replace(self, probes=[probe for probe in self.probes if probe.window_us is None])
 
     def arguments(self) -> tuple[bytes, list[int], list[int], list[int]]:
         """What `history_probe` takes: all keys, and of each probe its keys and its window."""
@@ -158,7 +164,7 @@ class Question:
         for entity, rows in self.rows.items():
             firsts[entity] = size
             size += len(rows)
-        probes = self.plan.probes
+        probes = self.probes
         return (
             b"".join(key for rows in self.rows.values() for key in rows),
             [firsts[probe.entity] for probe in probes],
@@ -168,20 +174,20 @@ class Question:
 
     def known(self, tick: Tick, answer: Mapping[str, Any]) -> Known:
         """What a row of `history_probe` says."""
+        probed = np.array(answer["probes"], dtype=np.intp)
         places = np.array(answer["places"], dtype=np.intp)
         binary: bytes = answer["totals"]
         totals: dict[Probe, Ints] = {}
-        place = byte = 0
-        for probe, count in zip(self.plan.probes, answer["counts"], strict=True):
+        byte = 0
+        assert (np.diff(probed) >= 0).all()  # one probe after the other, as they were asked
+        for number, probe in enumerate(self.probes, 1):
             slots = self.plan.slots[probe.entity]
             # One row more than there are keys: tickets without the entity point at the last.
             table = np.tile(initial(slots), (len(self.rows[probe.entity]) + 1, 1))
-            if count:
-                end = byte + count * (_ARRAY_HEADER_BYTES + len(slots) * _ELEMENT_BYTES)
-                found = _integers(binary[byte:end], len(slots))
-                table[places[place : place + count]] = found[:, tick.order[probe.entity]]
-                place, byte = place + count, end
-            totals[probe] = table
+            found = places[probed == number]
+            end = byte + len(found) * row_bytes(len(slots))
+            table[found] = integers(binary[byte:end], len(slots))[:, tick.order[probe.entity]]
+            totals[probe], byte = table, end
         return Known(self.plan, self.rows, totals)
 
 
@@ -208,9 +214,14 @@ def _distinct(groups: Sequence[EntityKeys], entity: str) -> list[bytes]:
     return [key for key in keys if key is not None]
 
 
-def _integers(binary: bytes, width: int) -> Ints:
+def row_bytes(width: int) -> int:
+    """How long an int8 array of this many elements is in Postgres' binary form."""
+    return _ARRAY_HEADER_BYTES + width * _ELEMENT_BYTES
+
+
+def integers(binary: bytes, width: int) -> Ints:
     """Rows of int8 arrays, each in Postgres' binary form, as (rows, width)."""
-    if len(binary) % (_ARRAY_HEADER_BYTES + width * _ELEMENT_BYTES):
+    if len(binary) % row_bytes(width):
         raise IntegrityFailure(_NOT_ITS_SLOTS)
     element = np.dtype([("size", ">i4"), ("value", ">i8")])
     row = np.dtype([("header", f"V{_ARRAY_HEADER_BYTES}"), ("elements", element, (width,))])

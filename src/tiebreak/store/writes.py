@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import cast
 
 from sqlalchemy import ARRAY, Column, Table
@@ -15,6 +15,12 @@ from sqlalchemy.dialects import postgresql
 
 from tiebreak.store.unit import Connection
 
+ALIKE = frozenset(
+    {
+        *("workflow", "generation", "as_of", "known_at", "origin", "lane", "seal_seq"),
+        *("policy_hash", "fingerprint", "decided_at", "ordinal", "model_status", "base_value"),
+    }
+)
 FEW_ROWS = 512  # up to here one statement is faster than a COPY for each table (measured)
 
 Rows = Sequence[Mapping[str, object]]
@@ -30,8 +36,12 @@ def are_few(writes: Writes) -> bool:
 
 async def insert(conn: Connection, writes: Writes) -> None:
     """Insert rows in one statement, which is whole or nothing; columns a row lacks become null."""
-    arguments = chain.from_iterable(_arguments(table, rows) for table, rows in writes.items())
-    await conn.execute(_statement(tuple(writes)), *arguments)
+    shapes = tuple((table, _is_uniform(table, rows)) for table, rows in writes.items())
+    arguments = chain.from_iterable(
+        _arguments(table, rows, is_uniform)
+        for (table, is_uniform), rows in zip(shapes, writes.values(), strict=True)
+    )
+    await conn.execute(_statement(shapes), *arguments)
 
 
 async def write(conn: Connection, writes: Writes) -> None:
@@ -48,11 +58,27 @@ async def write(conn: Connection, writes: Writes) -> None:
         await conn.copy_records_to_table(table.name, records=records, columns=names)
 
 
+def _is_uniform(table: Table, rows: Rows) -> bool:
+    """Whether all rows are alike in the columns in which rows of one unit mostly are."""
+    first = rows[0]
+    return all(
+        row.get(name) == first.get(name) for name in _alike(table) for row in islice(rows, 1, None)
+    )
+
+
+@lru_cache(maxsize=64)
+def _alike(table: Table) -> frozenset[str]:
+    return ALIKE & frozenset(_names(table))
+
+
 @lru_cache(maxsize=256)
-def _statement(tables: tuple[Table, ...]) -> str:
-    """Inserts rows that come as one array a column, tables in their order."""
+def _statement(shapes: tuple[tuple[Table, bool], ...]) -> str:
+    """Inserts rows that come as one array a column, tables in their order.
+
+    Of a table whose rows are uniform, each column in which they are alike comes as one value.
+    """
     number, inserts = 1, list[str]()
-    for table in tables:
+    for table, is_uniform in shapes:
         arrays, names, values = list[str](), list[str](), list[str]()
         for column in table.columns:
             kind = _kind(column)
@@ -62,6 +88,9 @@ def _statement(tables: tuple[Table, ...]) -> str:
                 slices = f"r.{column.name}_first : r.{column.name}_last"
                 values.append(f"(${number}::{kind})[{slices}]")
                 number += 3
+            elif is_uniform and column.name in ALIKE:
+                values.append(f"${number}::{kind}")
+                number += 1
             else:
                 names.append(str(column.name))
                 arrays.append(f"${number}::{kind}[]")
@@ -76,16 +105,19 @@ def _statement(tables: tuple[Table, ...]) -> str:
     return f"WITH {head} {last}" if others else last
 
 
-def _arguments(table: Table, rows: Rows) -> Iterable[list[object]]:
+def _arguments(table: Table, rows: Rows, is_uniform: bool) -> Iterable[object]:
     for column in table.columns:
         name = str(column.name)
+        if is_uniform and name in ALIKE:
+            yield rows[0].get(name)
+            continue
         values = [row.get(name) for row in rows]
         if isinstance(column.type, ARRAY):
             arrays = cast("list[Sequence[object]]", values)
             lasts = list(accumulate(map(len, arrays)))
             yield list(chain.from_iterable(arrays))
             yield [1, *(last + 1 for last in lasts[:-1])]
-            yield cast("list[object]", lasts)
+            yield lasts
         else:
             yield values
 
