@@ -92,7 +92,7 @@ class Serving:
                 case RevisionConflict() | HistoryOverflow():
                     pending.fail(result)
         if admitted.tickets:
-            rows = await self.decide(active, admitted.tickets, admitted.columns)
+            rows = await self.decide(active, admitted.tickets, admitted.columns())
             for index, row in enumerate(rows):
                 told = self.told(active, row)
                 for pending in fresh[index]:

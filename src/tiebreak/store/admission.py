@@ -52,7 +52,13 @@ class Admission:
     as_of: datetime
     results: Sequence[Result]
     tickets: Sequence[StoredTicket]
-    columns: Columns  # of the tickets, for the core
+    _fields: pl.DataFrame
+    _context: Mapping[str, tuple[Ints, Flags]]
+
+    def columns(self) -> Columns:
+        """The tickets as the core takes them."""
+        context = context_frame(self._context, len(self.tickets))
+        return known_columns(self.tickets, self._fields, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ async def admit(
     given and not later than the workflow's clock, `HistoryNotReady` for a plan with slots that
     the log lacks.
     """
-    frame = schema.frame([submission.values for submission in submissions])
+    frame = schema.submitted(submissions)
     asked = last_seen(plan)
     keys = keys_of(asked, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
@@ -158,9 +164,7 @@ async def admit(
     ledger.write(unit)
     unit.add(tables.ticket_keys, rows)
     unit.add(tables.tickets, rows)
-    context = context_frame(values, len(tickets))
-    columns = known_columns(tickets, fresh.frame, context)
-    return Admission(moment.at, _results(numbered, fresh), tickets, columns)
+    return Admission(moment.at, _results(numbered, fresh), tickets, fresh.frame, values)
 
 
 async def _fresh(
