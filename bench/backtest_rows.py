@@ -9,7 +9,7 @@ from bench.stage import Stage
 from tiebreak.cli.session import opened
 from tiebreak.core.policy import Policy
 from tiebreak.embedded.stack import Services, stack
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Settings
 
 Row = dict[str, Any]

@@ -40,7 +40,7 @@ from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database

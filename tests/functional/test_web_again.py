@@ -14,7 +14,7 @@ from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Cuts, Knobs
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 

@@ -26,7 +26,7 @@ from tiebreak.decisions.batcher import Pending
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.decisions.service import DecisionService
 from tiebreak.decisions.serving import ErasedTicket
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, erasure, outdated, reading
 from tiebreak.store.outdated import Window

@@ -19,8 +19,8 @@ from tiebreak.ingest import builds
 from tiebreak.ingest.builds import RebuildOvertaken
 from tiebreak.ingest.rebuild import RebuildReport, rebuild
 from tiebreak.ingest.recorded import FieldChanged, Schemas
-from tiebreak.release import records
-from tiebreak.release.records import HistoryMoved
+from tiebreak.registry import records
+from tiebreak.registry.records import HistoryMoved
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase

@@ -23,7 +23,7 @@ from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, RuleSet, Workflow
 from tiebreak.ingest import builds
 from tiebreak.ingest.rebuild import rebuild
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store.contexts import complete
 from tiebreak.store.database import Database

@@ -10,9 +10,9 @@ import typer
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look, require_person
-from tiebreak.release import records
-from tiebreak.release.proposals import Proposal, find_digest, propose
-from tiebreak.release.records import Release
+from tiebreak.registry import records
+from tiebreak.registry.proposals import Proposal, find_digest, propose
+from tiebreak.registry.records import Release
 
 NO_MODEL = "none"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tiebreak.core.policy import Policy
 from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.errors import NotFound, Problem
-from tiebreak.release.policies import PolicyLibrary
-from tiebreak.release.records import ForgedRelease, Release, current
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.records import ForgedRelease, Release, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 

@@ -23,7 +23,7 @@ from tiebreak.decisions.batcher import Batcher, Pending
 from tiebreak.decisions.serving import Serving
 from tiebreak.errors import Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.release.policies import PolicyLibrary
+from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import outdated, reading
 from tiebreak.store.database import Database

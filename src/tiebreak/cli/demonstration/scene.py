@@ -18,8 +18,8 @@ from tiebreak.cli.session import Session
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.ingest.importer import Files, import_history
 from tiebreak.ingest.simulator import Simulation
-from tiebreak.release import records
-from tiebreak.release.proposals import propose
+from tiebreak.registry import records
+from tiebreak.registry.proposals import propose
 from tiebreak.store import tables
 from tiebreak.training.fit import Parameters
 from tiebreak.training.runs import Trainer

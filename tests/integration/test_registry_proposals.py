@@ -17,9 +17,9 @@ from tiebreak.core.tickets import submission, ticket_schema
 from tiebreak.core.workflow import Entity, HistoryFeature, Workflow
 from tiebreak.errors import NotAllowed
 from tiebreak.ingest.rebuild import rebuild
-from tiebreak.release import records
-from tiebreak.release.policies import PolicyLibrary
-from tiebreak.release.proposals import ModelUnfit, propose
+from tiebreak.registry import records
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.proposals import ModelUnfit, propose
 from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit
 from tiebreak.store.database import Database

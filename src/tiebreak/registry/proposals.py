@@ -10,8 +10,8 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import Conflict, InvalidInput, NotFound
-from tiebreak.release.policies import PolicyLibrary
-from tiebreak.release.records import Release, current
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.records import Release, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady, kept, not_ready
