@@ -117,7 +117,7 @@ class Bench:
 
     async def request(self, changes: Changes, **more: Any) -> Request:
         found = (await records.current(self.db, KEYRING))["locate"]
-        assert isinstance(found, records.Release)
+        assert isinstance(found, records.ReleaseRecord)
         parts = await self.library.parts(found.policy_hash)
         recipe = await candidate(self.db, self.library, self.artifacts, "locate", parts, changes)
         asked = Request("locate", recipe, await self.library.recipe(parts), None, None, ())

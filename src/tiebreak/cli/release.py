@@ -12,7 +12,7 @@ from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look, require_person
 from tiebreak.registry import records
 from tiebreak.registry.proposals import Proposal, find_digest, propose
-from tiebreak.registry.records import Release
+from tiebreak.registry.records import ReleaseRecord
 
 NO_MODEL = "none"
 
@@ -48,7 +48,7 @@ def install(
     Example: `tiebreak release install locate --approved-by ann --reason "first model"`
     """
 
-    async def work(session: Session) -> tuple[Proposal, Release | None]:
+    async def work(session: Session) -> tuple[Proposal, ReleaseRecord | None]:
         await require_person(session.db, approved_by)
         digest = _digest(session.artifacts, workflow, model)
         proposal = await propose(
@@ -100,7 +100,7 @@ def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str |
     return None if start is None else find_digest(artifacts, start)
 
 
-def _tell(output: Output, proposal: Proposal, release: Release | None) -> None:
+def _tell(output: Output, proposal: Proposal, release: ReleaseRecord | None) -> None:
     changes = [
         (change.part, _short(change.before), _short(change.after)) for change in proposal.changes
     ]
@@ -119,7 +119,7 @@ def _tell(output: Output, proposal: Proposal, release: Release | None) -> None:
         output.note("Rules decide alone: no model is installed.")
 
 
-def _status(workflow: str, release: Release | records.ForgedRelease) -> dict[str, Any]:
+def _status(workflow: str, release: ReleaseRecord | records.ForgedRelease) -> dict[str, Any]:
     if isinstance(release, records.ForgedRelease):
         empty = dict.fromkeys(("policy", "model", "author", "approver", "since", "reason"))
         return {"workflow": workflow, "state": release.code, **empty}

@@ -6,12 +6,13 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.seals import canonical
 from tiebreak.core.policy import PolicyParts
@@ -19,6 +20,7 @@ from tiebreak.errors import Conflict, IntegrityFailure, NotAllowed
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.store.unit import Unit
 
 
 class ForgedRelease(IntegrityFailure):
@@ -39,8 +41,29 @@ class HistoryMoved(Conflict):
     code = "history_moved"
 
 
+class AlreadyInProduction(Conflict):
+    """The workflow has a policy in production; only the first one is installed."""
+
+    code = "already_in_production"
+
+
+class ProductionMoved(Conflict):
+    """Another policy came into production in the meantime."""
+
+    code = "production_moved"
+
+
+class Kind(StrEnum):
+    """How a release record came about."""
+
+    INSTALL = "install"  # the workflow's first policy
+    PROMOTE = "promote"  # a release that passed its gates
+    ROLLBACK = "rollback"  # back to an earlier policy, by two persons
+    DEMOTE = "demote"  # back to an earlier policy or to rules alone, at once, by one person
+
+
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseRecord:
     """The newest release record of a workflow."""
 
     workflow: str
@@ -48,9 +71,24 @@ class Release:
     policy_hash: str
     bundle_digest: str | None
     author: str
-    approver: str
+    approver: str | None  # None: a demotion
     reason: str
     created_at: datetime
+    kind: Kind
+    release_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A release record to be written; `seq` is one more than that of the newest the caller saw."""
+
+    kind: Kind
+    seq: int
+    parts: PolicyParts
+    author: str
+    approver: str | None
+    reason: str
+    release_id: UUID | None = None
 
 
 async def install(
@@ -61,53 +99,84 @@ async def install(
     author: str,
     approver: str,
     reason: str,
-) -> Release:
-    """Put a policy into production by a new release record; both persons must be known.
+) -> ReleaseRecord:
+    """Put a workflow's first policy into production; both persons must be known.
 
-    Raises `SameAuthorAndApprover`, which the database refuses too, and `HistoryMoved`.
+    Raises `SameAuthorAndApprover` and `AlreadyInProduction`, which the database refuses too, and
+    `HistoryMoved`.
     """
-    if author == approver:
-        raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=author)
-    now = datetime.now(UTC)
+    _check_two(author, approver)
     async with lane.unit() as unit:
-        await unit.conn.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('release:' || $1, 0))", parts.workflow
-        )
-        generation = await unit.conn.fetchval(_GENERATION, parts.workflow)
-        if generation is not None and generation != parts.history_generation:
-            raise HistoryMoved(hint="Install it again.", workflow=parts.workflow)
-        seq = await unit.conn.fetchval(
-            "SELECT coalesce(max(seq), 0) + 1 FROM release_records WHERE workflow = $1",
-            parts.workflow,
-        )
-        is_known = await unit.conn.fetchval(
-            "SELECT EXISTS (SELECT FROM policies WHERE policy_hash = $1)", parts.hash
-        )
-        if not is_known:
-            policy = {"policy_hash": parts.hash, **asdict(parts)}
-            unit.add(tables.policies, [policy | {"created_at": now, "author": author}])
-        row: dict[str, Any] = {
-            "workflow": parts.workflow,
-            "seq": seq,
-            "policy_hash": parts.hash,
-            "bundle_digest": parts.bundle_digest,
-            "author": author,
-            "approver": approver,
-            "reason": reason,
-            "created_at": now,
-        }
-        row["mac"] = _mac(row, keyring.seal_keys[keyring.seal_key_id])
-        unit.add(tables.release_records, [row])
-        detail = {"seq": seq, "bundle_digest": parts.bundle_digest, "reason": reason}
+        if await lock(unit, parts.workflow):
+            raise AlreadyInProduction(
+                hint="Backtest the changed policy and propose it as a release.",
+                workflow=parts.workflow,
+            )
+        draft = Draft(Kind.INSTALL, 1, parts, author, approver, reason)
+        record = await append(unit, keyring, draft)
+        told = {"seq": record.seq, "bundle_digest": record.bundle_digest, "reason": reason}
         subject = f"{parts.workflow}/{parts.hash}"
-        unit.add(
-            tables.system_audit,
-            [entry(author, "release.installed", subject, detail | {"approver": approver})],
+        unit.note(author, "release.installed", subject, told | {"approver": approver})
+    return record
+
+
+async def lock(unit: Unit, workflow: str) -> int:
+    """Take the workflow's release lock to the end of the unit; the newest record's seq, 0: none."""
+    await unit.conn.execute("SELECT lock_releases($1)", workflow)
+    return await unit.conn.fetchval("SELECT production_seq($1)", workflow)
+
+
+async def append(unit: Unit, keyring: Keyring, draft: Draft) -> ReleaseRecord:
+    """Write a release record, and the policy where it is not stored yet.
+
+    Of those who saw the same record one wins. Raises `SameAuthorAndApprover`, `ProductionMoved`
+    for the others, and `HistoryMoved`.
+    """
+    parts = draft.parts
+    _check_two(draft.author, draft.approver)
+    newest = await lock(unit, parts.workflow)
+    if draft.seq != newest + 1:
+        raise ProductionMoved(
+            hint="Look at what is in production now: `tiebreak release status`.",
+            workflow=parts.workflow,
+            seq=newest,
         )
-    return _release(row)
+    generation = await unit.conn.fetchval(_GENERATION, parts.workflow)
+    if generation is not None and generation != parts.history_generation:
+        raise HistoryMoved(
+            hint="Take a policy of the generation that serves.",
+            workflow=parts.workflow,
+            generation=generation,
+        )
+    await store_policy(unit, parts, author=draft.author)
+    row: dict[str, Any] = {
+        "workflow": parts.workflow,
+        "seq": draft.seq,
+        "policy_hash": parts.hash,
+        "bundle_digest": parts.bundle_digest,
+        "author": draft.author,
+        "approver": draft.approver,
+        "reason": draft.reason,
+        "created_at": datetime.now(UTC),
+        "kind": draft.kind.value,
+        "release_id": draft.release_id,
+    }
+    row["mac"] = _mac(row, keyring.seal_keys[keyring.seal_key_id])
+    unit.add(tables.release_records, [row])
+    await unit.flush()
+    return _record(row)
 
 
-async def workflow_version(db: Database, release: Release) -> str:
+async def store_policy(unit: Unit, parts: PolicyParts, *, author: str) -> None:
+    """Store what a policy is made of, unless it is stored."""
+    is_known = await unit.conn.fetchval(_IS_KNOWN, parts.hash)
+    if not is_known:
+        row = {"policy_hash": parts.hash, **asdict(parts), "author": author}
+        unit.add(tables.policies, [row | {"created_at": datetime.now(UTC)}])
+        await unit.flush()
+
+
+async def workflow_version(db: Database, release: ReleaseRecord) -> str:
     """The address of the workflow version that the released policy is made of."""
     policies = tables.policies
     query = select(policies.c.workflow_version)
@@ -116,35 +185,60 @@ async def workflow_version(db: Database, release: Release) -> str:
         return found.scalar_one()
 
 
-async def current(db: Database, keyring: Keyring) -> dict[str, Release | ForgedRelease]:
+async def current(db: Database, keyring: Keyring) -> dict[str, ReleaseRecord | ForgedRelease]:
     """The newest record of every workflow, or what is wrong with it."""
     table = tables.release_records
     query = select(table).ext(distinct_on(table.c.workflow))
     query = query.order_by(table.c.workflow, table.c.seq.desc())
     async with db.read() as conn:
         rows = [dict(row) for row in (await conn.execute(query)).mappings()]
-    return {row["workflow"]: _checked(row, keyring) for row in rows}
+    return {row["workflow"]: checked(row, keyring) for row in rows}
 
 
-def _checked(row: Mapping[str, Any], keyring: Keyring) -> Release | ForgedRelease:
+def checked(row: Mapping[str, Any], keyring: Keyring) -> ReleaseRecord | ForgedRelease:
+    """The record of a stored row, or what is wrong with it."""
     if any(hmac.compare_digest(row["mac"], _mac(row, k)) for k in keyring.seal_keys.values()):
-        return _release(row)
+        return _record(row)
     return ForgedRelease(
-        hint="Find who wrote it with `tiebreak audit verify`, then install a policy anew.",
+        hint="Find who wrote it with `tiebreak audit verify`, then demote or roll back.",
         workflow=row["workflow"],
         seq=row["seq"],
     )
 
 
+def _check_two(author: str, approver: str | None) -> None:
+    if author == approver:
+        raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=author)
+
+
 def _mac(row: Mapping[str, Any], key: bytes) -> bytes:
-    covered = {name: row[name] for name in Release.__slots__}
-    content = canonical(tables.release_records, covered)
-    return hmac.digest(key, b"tiebreak release 1\n" + content, "sha256")
+    """HMAC-SHA256 over the record, in another domain where it is from before kinds were noted."""
+    if row["kind"] is None:
+        domain, names = b"tiebreak release 1\n", _FIRST_COVERED
+    else:
+        domain, names = b"tiebreak release 2\n", ReleaseRecord.__slots__
+    content = canonical(tables.release_records, {name: row[name] for name in names})
+    return hmac.digest(key, domain + content, "sha256")
 
 
-def _release(row: Mapping[str, Any]) -> Release:
-    return Release(**{name: row[name] for name in Release.__slots__})
+def _record(row: Mapping[str, Any]) -> ReleaseRecord:
+    values: dict[str, Any] = {name: row[name] for name in ReleaseRecord.__slots__}
+    values["kind"] = Kind(row["kind"] or Kind.INSTALL)
+    return ReleaseRecord(**values)
 
+
+_FIRST_COVERED = (
+    "workflow",
+    "seq",
+    "policy_hash",
+    "bundle_digest",
+    "author",
+    "approver",
+    "reason",
+    "created_at",
+)
+
+_IS_KNOWN = "SELECT EXISTS (SELECT FROM policies WHERE policy_hash = $1)"
 
 # Held to the end, so that no generation takes over between this look and the record.
 _GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"

@@ -80,7 +80,7 @@ class Scene:
     async def production(self, parameters: Parameters | None, progress: Progress) -> dict[str, Any]:
         """Train and install a model unless this version has one in production; its figures."""
         now = (await records.current(self.session.db, self.session.keyring)).get(self.workflow.name)
-        if isinstance(now, records.Release) and now.bundle_digest is not None:
+        if isinstance(now, records.ReleaseRecord) and now.bundle_digest is not None:
             parts = await self.session.library().parts(now.policy_hash)
             versions_now = (parts.workflow_version, parts.rules_version)
             if versions_now == (self.workflow.version, self.rules.version):
