@@ -1,4 +1,4 @@
-"""Listening: hears at once that something changed for releases, for those who also look by the clock.
+"""Listening: hears at once that something changed for releases; whoever waits looks anyway.
 
 What is heard only says that looking pays; what was missed while the connection was away is found by
 the next look.
