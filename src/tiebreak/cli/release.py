@@ -43,7 +43,9 @@ def install(
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put rules and a model into production; servers follow within a second.
+    """Put a workflow's first rules and model into production; servers follow within a second.
+
+    A workflow that has a policy in production is changed by a release instead.
 
     Example: `tiebreak release install locate --approved-by ann --reason "first model"`
     """

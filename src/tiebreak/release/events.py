@@ -53,9 +53,9 @@ async def happen(
 
     Gives the state after it. Raises `NotInThisState`; `detail` never holds personal data.
     """
-    await unit.flush()  # the event's trigger asks for what it is about
     rows = await unit.conn.fetch(_KINDS, subject.release_id)
     state = after(state_of(Kind(row["kind"]) for row in rows), kind)
+    await unit.flush()  # the event's trigger asks for what it is about
     told = {**(detail or {}), "release": str(subject.release_id)}
     row = {
         "release_id": subject.release_id,
