@@ -9,7 +9,7 @@ from bench.stage import Stage
 from tiebreak.cli.session import opened
 from tiebreak.core.policy import Policy
 from tiebreak.embedded.stack import Services, stack
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Settings
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ def policy_and_rows(staged: Stage, count: int) -> tuple[Policy, list[Row]]:
 async def _read(services: Services, workflow: str, count: int) -> tuple[Policy, list[Row]]:
     async with opened(services, "") as session:
         release = (await records.current(session.db, session.keyring))[workflow]
-        assert isinstance(release, records.Release)
+        assert isinstance(release, records.ReleaseRecord)
         loaded = await session.library().get(release.policy_hash)
         assert loaded.policy.model is not None
         async with session.db.connection() as conn:

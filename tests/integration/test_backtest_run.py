@@ -22,7 +22,6 @@ from tests.functional.serving import settings_for
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest import contexts, window
-from tiebreak.backtest.candidates import Changes, KnobMistaken, candidate
 from tiebreak.backtest.flips import REVIEW
 from tiebreak.backtest.plans import Request, SegmentUnfit
 from tiebreak.backtest.run import AlreadyRunning, Runner
@@ -37,9 +36,10 @@ from tiebreak.core.workflow import HistoryFeature, Workflow
 from tiebreak.decisions.service import DecisionService
 from tiebreak.ingest.importer import Files, import_history
 from tiebreak.ingest.simulator import simulate
-from tiebreak.release import records
-from tiebreak.release.policies import PolicyLibrary, Recipe, assemble
-from tiebreak.release.proposals import propose
+from tiebreak.registry import records
+from tiebreak.registry.candidates import Changes, KnobMistaken, candidate
+from tiebreak.registry.policies import PolicyLibrary, Recipe, assemble
+from tiebreak.registry.proposals import propose
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase
@@ -117,7 +117,7 @@ class Bench:
 
     async def request(self, changes: Changes, **more: Any) -> Request:
         found = (await records.current(self.db, KEYRING))["locate"]
-        assert isinstance(found, records.Release)
+        assert isinstance(found, records.ReleaseRecord)
         parts = await self.library.parts(found.policy_hash)
         recipe = await candidate(self.db, self.library, self.artifacts, "locate", parts, changes)
         asked = Request("locate", recipe, await self.library.recipe(parts), None, None, ())

@@ -18,7 +18,7 @@ from tiebreak.decisions.assessment import assess
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.decisions.service import DecisionService
 from tiebreak.ingest.importer import Files, import_history
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import DatabaseSettings, Keyring, Settings
 from tiebreak.store import reading
 from tiebreak.store.database import Database

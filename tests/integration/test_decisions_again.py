@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from tests import releases
 from tests.databases import DatabaseUrls, execute
 from tests.functional.serving import REPAIRS, RULES, TICKET, prepare, settings_for
 
@@ -26,7 +27,6 @@ from tiebreak.decisions.batcher import Pending
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.decisions.service import DecisionService
 from tiebreak.decisions.serving import ErasedTicket
-from tiebreak.release import records
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, erasure, outdated, reading
 from tiebreak.store.outdated import Window
@@ -61,9 +61,7 @@ class Place:
         """Put this version of the workflow into production; its policy's hash."""
         await versions.load(self.lane, workflow, RULES, author="ann", reason="test")
         parts = PolicyParts(workflow.name, workflow.version, RULES.version)
-        await records.install(
-            self.lane, self.keyring, parts, author="ann", approver="bob", reason="test"
-        )
+        await releases.put(self.service.db, self.lane, self.keyring, parts)
         await (service or self.service).active.refresh()
         return parts.hash
 
@@ -91,9 +89,11 @@ class Place:
 
 @pytest.fixture
 async def place(
-    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncGenerator[Place]:
-    await asyncio.to_thread(prepare, database_urls, keyring)
+    """Its policy has no model, or the one whose digest is the parameter."""
+    digest = getattr(request, "param", None)
+    await asyncio.to_thread(prepare, database_urls, keyring, bundle_digest=digest)
     service = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
     lane = await Lane.open(service.db, "tests", keyring)
     yield Place(service, lane, keyring, tmp_path)
@@ -274,14 +274,10 @@ async def test_what_was_decided_while_the_model_failed_is_outdated_once_there_is
         assert now.holds(row) is not has_model
 
 
+@pytest.mark.parametrize("place", ["0" * 64], indirect=True)
 async def test_a_model_that_fails_again_says_nothing_new(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = PolicyParts(REPAIRS.name, REPAIRS.version, RULES.version, "0" * 64)
-    await records.install(
-        place.lane, place.keyring, parts, author="ann", approver="bob", reason="test"
-    )
-    await place.service.active.refresh()
     (first,) = await place.decide("t")
     assert first["model"] == {"status": "failed"}
     again = place.service._again

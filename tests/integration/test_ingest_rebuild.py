@@ -6,6 +6,7 @@ import asyncio
 from unittest.mock import patch
 
 import pytest
+from tests import releases
 from tests.databases import DatabaseUrls, fetch
 from tests.store_samples import NAME, WORKFLOW, admit, decide, feature, record, ticket, told
 
@@ -19,8 +20,7 @@ from tiebreak.ingest import builds
 from tiebreak.ingest.builds import RebuildOvertaken
 from tiebreak.ingest.rebuild import RebuildReport, rebuild
 from tiebreak.ingest.recorded import FieldChanged, Schemas
-from tiebreak.release import records
-from tiebreak.release.records import HistoryMoved
+from tiebreak.registry.records import HistoryMoved
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase
@@ -48,7 +48,7 @@ async def lane(db: Database, keyring: Keyring) -> Lane:
         for person in ("ann", "bob"):
             await ensure_person(unit, person, actor="tests")
     await load(lane, WORKFLOW)
-    await install(lane, keyring, WORKFLOW, 1)
+    await install(db, lane, keyring, WORKFLOW, 1)
     return lane
 
 
@@ -56,9 +56,11 @@ async def load(lane: Lane, workflow: Workflow) -> None:
     await versions.load(lane, workflow, RuleSet(), author="ann", reason="test")
 
 
-async def install(lane: Lane, keyring: Keyring, workflow: Workflow, generation: int) -> None:
+async def install(
+    db: Database, lane: Lane, keyring: Keyring, workflow: Workflow, generation: int
+) -> None:
     parts = PolicyParts(NAME, workflow.version, RuleSet().version, history_generation=generation)
-    await records.install(lane, keyring, parts, author="ann", approver="bob", reason="test")
+    await releases.put(db, lane, keyring, parts)
 
 
 async def built(db: Database, lane: Lane, keyring: Keyring, **options: bool) -> RebuildReport:
@@ -170,12 +172,12 @@ async def test_fields_that_production_lacks_are_read_from_what_is_stored(
     )
     await load(lane, second)
     await built(db, lane, keyring)
-    await install(lane, keyring, second, 2)
+    await install(db, lane, keyring, second, 2)
     schema = ticket_schema(second)
     plan = HistoryPlan(second)
     arrival = ticket("B", digger="bob", soil="clay", schema=schema)
     await admit(lane, keyring, arrival, plan=plan)
-    await install(lane, keyring, WORKFLOW, 2)
+    await install(db, lane, keyring, WORKFLOW, 2)
     more = (*second.features, feature("no_clay", "count", where="soil <> 'clay'"))
     third = second.model_copy(update={"features": more})
     await load(lane, third)
@@ -192,8 +194,8 @@ async def test_a_policy_is_not_installed_on_a_generation_that_went(
     await load(lane, NEXT)
     await built(db, lane, keyring)
     with pytest.raises(HistoryMoved):
-        await install(lane, keyring, WORKFLOW, 1)
-    await install(lane, keyring, NEXT, 2)
+        await install(db, lane, keyring, WORKFLOW, 1)
+    await install(db, lane, keyring, NEXT, 2)
 
 
 async def test_a_generation_that_lacks_what_production_reads_now_does_not_take_over(
@@ -209,7 +211,7 @@ async def test_a_generation_that_lacks_what_production_reads_now_does_not_take_o
     go_on = builds.Builder.finish
 
     async def late(builder: builds.Builder, *arguments: object) -> object:
-        await install(lane, keyring, NEXT, 2)
+        await install(db, lane, keyring, NEXT, 2)
         return await go_on(builder, *arguments)  # type: ignore[arg-type]
 
     with patch.object(builds.Builder, "finish", late), pytest.raises(RebuildOvertaken):

@@ -324,6 +324,10 @@ async def test_partitions_are_created_once_by_the_app(app, owner) -> None:
             scored_at=edge,
             band=0,
             route="auto",
+            rules_band=0,
+            is_tie=False,
+            seconds=0.0,
+            fingerprint="f",
         )
     assert await owner.fetchval("SELECT count(*) FROM ml_shadow_scores_y2051") == 1
 

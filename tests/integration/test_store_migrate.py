@@ -18,7 +18,7 @@ from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.embedded.postgres import PostgresServer
-from tiebreak.release.policies import PolicyLibrary
+from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.store import migrate, reading, roles
 from tiebreak.store.database import Database, DatabaseUnavailable
 

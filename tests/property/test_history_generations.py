@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests import releases
 from tests.databases import DatabaseUrls
 from tests.property.test_store_histories import NUMBERS, START, STEP, World, arrive, micros, tell
 from tests.store_samples import WORKFLOW, feature
@@ -23,7 +24,6 @@ from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import Entity, EventKind, Field, FieldType, RuleSet, Workflow
 from tiebreak.ingest import builds
 from tiebreak.ingest.rebuild import rebuild
-from tiebreak.release import records
 from tiebreak.settings import Keyring
 from tiebreak.store.contexts import complete
 from tiebreak.store.database import Database
@@ -63,11 +63,13 @@ async def prepare(lane: Lane, name: str) -> tuple[Workflow, Workflow]:
     return first, second
 
 
-async def install(lane: Lane, keyring: Keyring, workflow: Workflow, generation: int) -> None:
+async def install(
+    db: Database, lane: Lane, keyring: Keyring, workflow: Workflow, generation: int
+) -> None:
     parts = PolicyParts(
         workflow.name, workflow.version, RuleSet().version, history_generation=generation
     )
-    await records.install(lane, keyring, parts, author="ann", approver="bob", reason="test")
+    await releases.put(db, lane, keyring, parts)
 
 
 async def live(
@@ -77,7 +79,7 @@ async def live(
     db = await Database.open(database, pool_size=3)
     lane = await Lane.open(db, "tests", keyring)
     first, second = await prepare(lane, name)
-    await install(lane, keyring, first, 1)
+    await install(db, lane, keyring, first, 1)
     old, new = HistoryPlan(first), HistoryPlan(second)
     world = World(old)
     clock = START
@@ -112,10 +114,10 @@ async def live(
         await rebuild(db, lane, keyring, name, actor="ann")  # needed if there were no tickets
         await check_completed(db, keyring, world, new)
         assert not (await rebuild(db, lane, keyring, name, actor="ann")).added
-        await install(lane, keyring, second, 2)
+        await install(db, lane, keyring, second, 2)
         world.plan = new
         await steps(eras[3])
-        await install(lane, keyring, first, 2)
+        await install(db, lane, keyring, first, 2)
         world.plan = old
         await steps(eras[1])
     finally:

@@ -18,8 +18,8 @@ from tiebreak.backtest.window import Span, read_span
 from tiebreak.bundles.artifacts import ArtifactStore, write_whole
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import Policy
-from tiebreak.release.policies import Recipe, assemble
-from tiebreak.release.proposals import ModelUnfit
+from tiebreak.registry.policies import Recipe, assemble
+from tiebreak.registry.proposals import ModelUnfit
 from tiebreak.settings import Settings
 from tiebreak.store.database import Database
 from tiebreak.training.labels import read_labels

@@ -15,7 +15,7 @@ from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import FieldType, Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.release.policies import Recipe
+from tiebreak.registry.policies import Recipe
 
 SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldType.INTEGER)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tiebreak.backtest import report
-from tiebreak.backtest.candidates import Changes, candidate
 from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.backtest.plans import Request
 from tiebreak.backtest.run import Runner
@@ -20,7 +19,8 @@ from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.cli.train import DATES
 from tiebreak.errors import InvalidInput
-from tiebreak.release import records
+from tiebreak.registry import records
+from tiebreak.registry.candidates import Changes, candidate
 from tiebreak.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import typer
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look, require_person
-from tiebreak.release import records
-from tiebreak.release.proposals import Proposal, find_digest, propose
-from tiebreak.release.records import Release
+from tiebreak.registry import records
+from tiebreak.registry.proposals import Proposal, find_digest, propose
+from tiebreak.registry.records import ReleaseRecord
 
 NO_MODEL = "none"
 
@@ -43,12 +43,14 @@ def install(
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put rules and a model into production; servers follow within a second.
+    """Put a workflow's first rules and model into production; servers follow within a second.
+
+    A workflow that has a policy in production is changed by a release instead.
 
     Example: `tiebreak release install locate --approved-by ann --reason "first model"`
     """
 
-    async def work(session: Session) -> tuple[Proposal, Release | None]:
+    async def work(session: Session) -> tuple[Proposal, ReleaseRecord | None]:
         await require_person(session.db, approved_by)
         digest = _digest(session.artifacts, workflow, model)
         proposal = await propose(
@@ -100,7 +102,7 @@ def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str |
     return None if start is None else find_digest(artifacts, start)
 
 
-def _tell(output: Output, proposal: Proposal, release: Release | None) -> None:
+def _tell(output: Output, proposal: Proposal, release: ReleaseRecord | None) -> None:
     changes = [
         (change.part, _short(change.before), _short(change.after)) for change in proposal.changes
     ]
@@ -119,7 +121,7 @@ def _tell(output: Output, proposal: Proposal, release: Release | None) -> None:
         output.note("Rules decide alone: no model is installed.")
 
 
-def _status(workflow: str, release: Release | records.ForgedRelease) -> dict[str, Any]:
+def _status(workflow: str, release: ReleaseRecord | records.ForgedRelease) -> dict[str, Any]:
     if isinstance(release, records.ForgedRelease):
         empty = dict.fromkeys(("policy", "model", "author", "approver", "since", "reason"))
         return {"workflow": workflow, "state": release.code, **empty}

@@ -26,7 +26,7 @@ from tiebreak.store import tables
 from tiebreak.store.database import Database
 
 if TYPE_CHECKING:
-    from tiebreak.release.policies import PolicyLibrary
+    from tiebreak.registry.policies import PolicyLibrary
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Session:
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""
-        from tiebreak.release.policies import PolicyLibrary  # slow to import, and seldom needed
+        from tiebreak.registry.policies import PolicyLibrary  # slow to import, and seldom needed
 
         return PolicyLibrary(self.db, self.artifacts, self.bundle_keys)
 

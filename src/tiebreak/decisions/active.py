@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tiebreak.core.policy import Policy
 from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.errors import NotFound, Problem
-from tiebreak.release.policies import PolicyLibrary
-from tiebreak.release.records import ForgedRelease, Release, current
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.records import ForgedRelease, ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 
@@ -23,7 +23,7 @@ class NotInProduction(NotFound):
 class Active:
     """What decides a workflow's tickets now."""
 
-    release: Release
+    release: ReleaseRecord
     policy: Policy
     schema: Schema
     problem: Problem | None
@@ -66,7 +66,7 @@ class ActivePolicies:
                 await self._install(release)
         self._forged = forged
 
-    async def _install(self, release: Release) -> None:
+    async def _install(self, release: ReleaseRecord) -> None:
         loaded = await self._library.get(release.policy_hash)
         schema = ticket_schema(loaded.policy.workflow)
         self._active[release.workflow] = Active(release, loaded.policy, schema, loaded.problem)

@@ -18,7 +18,7 @@ from tiebreak.core.tickets import ticket_schema
 from tiebreak.decisions.rows import Row, decision_rows
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.release.policies import LoadedPolicy, PolicyLibrary
+from tiebreak.registry.policies import LoadedPolicy, PolicyLibrary
 
 SCORE_TOLERANCE = 1e-6  # between engine fingerprints
 BANDS = ("band", "rules_band", "model_band", "route", "hard_floor")

@@ -20,10 +20,11 @@ from tiebreak.core.tickets import Schema, Submission
 from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.again import Again, Request
 from tiebreak.decisions.batcher import Batcher, Pending
+from tiebreak.decisions.listening import Listener
 from tiebreak.decisions.serving import Serving
 from tiebreak.errors import Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.release.policies import PolicyLibrary
+from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import outdated, reading
 from tiebreak.store.database import Database
@@ -32,7 +33,7 @@ from tiebreak.store.outdated import Window
 log = structlog.get_logger()
 
 BULK = 2_000  # imported tickets decided and sealed at once
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 0.5  # at the latest, should nothing be heard
 RECOVER_EVERY_SECONDS = 15.0
 RECOVER_AGE = timedelta(seconds=10)  # younger admissions are still being decided by someone
 
@@ -59,6 +60,7 @@ class DecisionService:
         keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
         self.library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), keys)
         self.active = ActivePolicies(db, self.library, keyring)
+        self._listener = Listener(db)
         self._keyring = keyring
         self._limits = limits
         self._batchers: dict[str, Batcher] = {}
@@ -80,6 +82,7 @@ class DecisionService:
         limits = limits or Limits(api.queue_size, api.batch_max)
         service = cls(await Database.of(settings), settings, keyring, limits)
         await service._keep()
+        service._listener.start()
         service._keeper = asyncio.create_task(service._keep_on())
         return service
 
@@ -183,6 +186,7 @@ class DecisionService:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
+        await self._listener.stop()
         await asyncio.gather(*(batcher.drain() for batcher in self._batchers.values()))
         await self.db.close()
 
@@ -207,7 +211,7 @@ class DecisionService:
 
     async def _keep_on(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            await self._listener.wait(REFRESH_SECONDS)
             await self._keep()
 
     async def _keep(self) -> None:

@@ -11,7 +11,7 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.workflow import Workflow
 from tiebreak.ingest.builds import FEW_EVENTS, Build, Builder
 from tiebreak.ingest.recorded import Schemas, end_of
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.history import EPOCH

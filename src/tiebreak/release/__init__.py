@@ -1,1 +1,1 @@
-"""Release: which policy is in production, who put it there, and policies ready to decide."""
+"""Release: the way of a candidate into production and out of it, each step on record."""

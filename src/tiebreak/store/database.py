@@ -84,7 +84,8 @@ async def _nothing_to_reset(_connection: object) -> None:
 class Database:
     """An open database: `pool` for statements that count, `engine` for ordinary queries."""
 
-    def __init__(self, pool: asyncpg.Pool, engine: AsyncEngine) -> None:
+    def __init__(self, url: str, pool: asyncpg.Pool, engine: AsyncEngine) -> None:
+        self._url = url
         self.pool = pool
         self.engine = engine
 
@@ -98,7 +99,7 @@ class Database:
             timeout=CONNECT_TIMEOUT_SECONDS,
             reset=_nothing_to_reset,
         )
-        return cls(pool, engine_for(url, pool_size))
+        return cls(url, pool, engine_for(url, pool_size))
 
     @classmethod
     async def of(cls, settings: Settings) -> Database:
@@ -125,6 +126,15 @@ class Database:
         try:
             async with self.pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
                 yield connection
+        except Exception as error:
+            if is_connection_failure(error):
+                raise DatabaseUnavailable from error
+            raise
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection beside the pools, for who keeps it; raises DatabaseUnavailable."""
+        try:
+            return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
         except Exception as error:
             if is_connection_failure(error):
                 raise DatabaseUnavailable from error

@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -143,12 +144,123 @@ release_records = Table(
         Column("policy_hash", Text, ForeignKey("policies.policy_hash"), nullable=False),
         Column("bundle_digest", Text),
         Column("author", Text, ForeignKey("persons.person"), nullable=False),
-        Column("approver", Text, ForeignKey("persons.person"), nullable=False),
+        Column("approver", Text, ForeignKey("persons.person")),  # null: a demotion
         Column("reason", Text, nullable=False),
         Column("created_at", Moment, nullable=False),
         Column("mac", LargeBinary, nullable=False),
+        # install | promote | rollback | demote; null: installed before kinds were noted
+        Column("kind", Text),
+        Column("release_id", Uuid, ForeignKey("releases.release_id")),
     ),
     CheckConstraint("author <> approver", name="four_eyes"),
+    CheckConstraint("kind IN ('install', 'promote', 'rollback', 'demote')", name="kind"),
+    CheckConstraint("(approver IS NULL) = (coalesce(kind, 'install') = 'demote')", name="approver"),
+)
+
+# --- releases: triggers refuse what does not follow (migration 0004) ------------------------
+
+releases = Table(
+    "releases",
+    metadata,
+    *_columns(
+        Column("release_id", Uuid, primary_key=True),
+        Column("workflow", Text, nullable=False),
+        Column("policy_hash", Text, ForeignKey("policies.policy_hash"), nullable=False),
+        Column("base_seq", Integer, nullable=False),  # of the record it is compared with; 0: none
+        Column("backtest_id", Text, nullable=False),  # backtest.evidence.Backtest.id
+        Column("author", Text, ForeignKey("persons.person"), nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("created_at", Moment, nullable=False),
+    ),
+)
+
+release_events = Table(
+    "release_events",
+    metadata,
+    *_columns(
+        Column("release_id", Uuid, ForeignKey("releases.release_id"), primary_key=True),
+        Column("seq", Integer, primary_key=True),  # 1, 2, … a release
+        Column("kind", Text, nullable=False),  # release.states.Kind
+        Column("actor", Text, nullable=False),
+        Column("at", Moment, nullable=False),
+        Column("detail", Text, nullable=False),  # JSON, never personal data
+    ),
+)
+
+gate_evaluations = Table(
+    "gate_evaluations",
+    metadata,
+    *_columns(
+        Column("evaluation_id", Uuid, primary_key=True),
+        Column("release_id", Uuid, ForeignKey("releases.release_id"), nullable=False),
+        Column("policy_hash", Text, nullable=False),
+        Column("production_seq", Integer, nullable=False),
+        Column("stage", Text, nullable=False),  # canary | promotion
+        Column("evaluated_at", Moment, nullable=False),
+        Column("is_passed", Boolean, nullable=False),
+        Column("results", Text, nullable=False),  # JSON
+    ),
+    CheckConstraint("stage IN ('canary', 'promotion')", name="stage"),
+)
+
+release_approvals = Table(
+    "release_approvals",
+    metadata,
+    *_columns(
+        Column(
+            "evaluation_id", Uuid, ForeignKey("gate_evaluations.evaluation_id"), primary_key=True
+        ),
+        Column("approver", Text, ForeignKey("persons.person"), primary_key=True),
+        Column("release_id", Uuid, ForeignKey("releases.release_id"), nullable=False),
+        Column("stage", Text, nullable=False),  # canary | promotion
+        Column("policy_hash", Text, nullable=False),
+        Column("production_seq", Integer, nullable=False),
+        Column("given_at", Moment, nullable=False),
+        Column("expires_at", Moment, nullable=False),
+        Column("note", Text, nullable=False),
+    ),
+    CheckConstraint("stage IN ('canary', 'promotion')", name="stage"),
+)
+
+canary_records = Table(
+    "canary_records",
+    metadata,
+    *_columns(
+        Column("workflow", Text, primary_key=True),
+        Column("seq", Integer, primary_key=True),  # the newest record says what is the canary
+        Column("release_id", Uuid, ForeignKey("releases.release_id"), nullable=False),
+        Column("policy_hash", Text, nullable=False),
+        Column("bundle_digest", Text),
+        Column("production_seq", Integer, nullable=False),  # beside any other it decides nothing
+        Column("percent", Integer, nullable=False),  # of tickets, by their hash; 0: none
+        Column("author", Text, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("mac", LargeBinary, nullable=False),
+    ),
+    CheckConstraint("percent BETWEEN 0 AND 100", name="percent"),
+)
+
+release_countersignatures = Table(
+    "release_countersignatures",
+    metadata,
+    *_columns(
+        Column("workflow", Text, primary_key=True),
+        Column("seq", Integer, primary_key=True),  # of the demotion
+        Column("signer", Text, ForeignKey("persons.person"), nullable=False),
+        Column("at", Moment, nullable=False),
+        Column("note", Text, nullable=False),
+    ),
+    ForeignKeyConstraint(["workflow", "seq"], ["release_records.workflow", "release_records.seq"]),
+)
+
+shadow_progress = Table(
+    "shadow_progress",
+    metadata,
+    Column("release_id", Uuid, ForeignKey("releases.release_id"), primary_key=True),
+    Column("through", Moment, nullable=False),  # `as_of` up to which all decisions are scored
+    Column("scored", BigInteger, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    comment="How far candidates have scored in shadow.",
 )
 
 ml_training_runs = Table(
@@ -305,6 +417,12 @@ ml_shadow_scores = Table(
     Column("route", Text, nullable=False),
     Column("margin", Double),
     Column("score", Double),
+    Column("hard_floor", SmallInteger),
+    Column("rules_band", SmallInteger, nullable=False),
+    Column("model_band", SmallInteger),
+    Column("is_tie", Boolean, nullable=False),
+    Column("seconds", Double, nullable=False),  # the ticket's share of its batch's time
+    Column("fingerprint", Text, nullable=False),
     postgresql_partition_by="RANGE (as_of)",
 )
 

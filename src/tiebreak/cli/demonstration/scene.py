@@ -18,8 +18,8 @@ from tiebreak.cli.session import Session
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.ingest.importer import Files, import_history
 from tiebreak.ingest.simulator import Simulation
-from tiebreak.release import records
-from tiebreak.release.proposals import propose
+from tiebreak.registry import records
+from tiebreak.registry.proposals import propose
 from tiebreak.store import tables
 from tiebreak.training.fit import Parameters
 from tiebreak.training.runs import Trainer
@@ -78,13 +78,13 @@ class Scene:
         return await self.count_imported()
 
     async def production(self, parameters: Parameters | None, progress: Progress) -> dict[str, Any]:
-        """Train and install a model unless this version has one in production; its figures."""
+        """Train and install a model unless one is in production; its figures.
+
+        Raises `AlreadyInProduction` where rules decide alone: another policy takes a release.
+        """
         now = (await records.current(self.session.db, self.session.keyring)).get(self.workflow.name)
-        if isinstance(now, records.Release) and now.bundle_digest is not None:
-            parts = await self.session.library().parts(now.policy_hash)
-            versions_now = (parts.workflow_version, parts.rules_version)
-            if versions_now == (self.workflow.version, self.rules.version):
-                return await self._metrics(now.bundle_digest)
+        if isinstance(now, records.ReleaseRecord) and now.bundle_digest is not None:
+            return await self._metrics(now.bundle_digest)
         session = self.session
         trainer = Trainer(
             session.db,

@@ -88,8 +88,7 @@ class PolicyLibrary:
     async def get(self, policy_hash: str) -> LoadedPolicy:
         """The policy with this hash. Raises `UnknownPolicy`."""
         if policy_hash in self._kept:
-            self._kept.move_to_end(policy_hash)
-            return LoadedPolicy(self._kept[policy_hash])
+            return self._keep(self._kept[policy_hash])
         return await self.build(await self.parts(policy_hash))
 
     async def build(self, parts: PolicyParts) -> LoadedPolicy:
@@ -97,13 +96,11 @@ class PolicyLibrary:
 
         Raises `UnknownVersion` when a named version is not stored.
         """
+        if parts.hash in self._kept:
+            return self._keep(self._kept[parts.hash])
         recipe = await self.recipe(parts)
         loaded = await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
-        if loaded.problem is None:
-            self._kept[loaded.policy.hash] = loaded.policy
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return loaded
+        return loaded if loaded.problem is not None else self._keep(loaded.policy)
 
     async def recipe(self, parts: PolicyParts) -> Recipe:
         """The stored versions that the parts name. Raises `UnknownVersion`."""
@@ -120,6 +117,13 @@ class PolicyLibrary:
         if row is None:
             raise UnknownPolicy(policy_hash=policy_hash)
         return PolicyParts(**{f.name: row[f.name] for f in fields(PolicyParts)})
+
+    def _keep(self, policy: Policy) -> LoadedPolicy:
+        self._kept[policy.hash] = policy
+        self._kept.move_to_end(policy.hash)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return LoadedPolicy(policy)
 
     async def _text(self, content: Column[str], version: Column[str], parts: PolicyParts) -> str:
         wanted = getattr(parts, version.name)

@@ -1,4 +1,4 @@
-"""Candidates: the policy that a backtest tries, as stored or with parts of it changed."""
+"""Candidates: the policy to be tried, as stored or with parts of it changed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tiebreak.core.policy import PolicyParts
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import Knobs, Workflow
 from tiebreak.errors import Conflict, InvalidInput, Problem
-from tiebreak.release.policies import PolicyLibrary, Recipe, UnknownPolicy
-from tiebreak.release.proposals import find_digest
+from tiebreak.registry.policies import PolicyLibrary, Recipe, UnknownPolicy
+from tiebreak.registry.proposals import find_digest
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions

@@ -10,8 +10,8 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import Conflict, InvalidInput, NotFound
-from tiebreak.release.policies import PolicyLibrary
-from tiebreak.release.records import Release, current
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.records import ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady, kept, not_ready
@@ -53,7 +53,7 @@ class Proposal:
 
     parts: PolicyParts
     ordinal: int
-    in_production: Release | None
+    in_production: ReleaseRecord | None
     changes: Sequence[Change]
 
 
@@ -87,7 +87,7 @@ async def propose(
     if loaded.problem is not None:
         raise ModelUnfit(loaded.problem.message, hint=loaded.problem.hint, workflow=workflow)
     now = (await current(db, keyring)).get(workflow)
-    before = now if isinstance(now, Release) else None
+    before = now if isinstance(now, ReleaseRecord) else None
     old = None if before is None else await library.parts(before.policy_hash)
     changes = tuple(
         Change(part, None if old is None else getattr(old, part), getattr(parts, part))

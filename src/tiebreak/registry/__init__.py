@@ -1,0 +1,1 @@
+"""Registry: which policy is in production, who put it there, and policies ready to decide."""

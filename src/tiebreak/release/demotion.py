@@ -1,0 +1,177 @@
+"""Demotion: at once back to what was there before, by one person; a second signs within a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import select
+
+from tiebreak.core.policy import PolicyParts
+from tiebreak.errors import Conflict, NotAllowed, NotFound
+from tiebreak.registry import records
+from tiebreak.registry.records import Kind, ProductionMoved, ReleaseRecord
+from tiebreak.release import promotion
+from tiebreak.release.releases import Office
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+from tiebreak.store.unit import Unit
+
+DUE: Final = timedelta(hours=24)
+
+
+class NothingBefore(Conflict):
+    """No other policy was in production before this one."""
+
+    code = "nothing_before"
+
+
+class NoSuchDemotion(NotFound):
+    """This release record is no demotion."""
+
+    code = "no_such_demotion"
+
+
+class OwnDemotion(NotAllowed):
+    """A demotion is countersigned by somebody else."""
+
+    code = "own_demotion"
+
+
+class AlreadyCountersigned(Conflict):
+    """The demotion is countersigned."""
+
+    code = "already_countersigned"
+
+
+class Target(StrEnum):
+    """What a demotion goes back to."""
+
+    PREVIOUS = "previous"  # the policy that was in production before this one first was
+    RULES = "rules"  # the rules of this policy, without its model
+
+
+@dataclass(frozen=True, slots=True)
+class Demotion:
+    """A demotion that waits for its second signature."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    author: str
+    reason: str
+    created_at: datetime
+    due_at: datetime
+
+
+async def demote(
+    office: Office, workflow: str, target: Target, *, seq: int, author: str, reason: str
+) -> ReleaseRecord:
+    """Go back at once, by one person; `seq` is that of the record in production.
+
+    Raises `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy before needs another
+    generation of the history log, and `IsInProduction` when rules decide alone already.
+    """
+    async with office.lane.unit() as unit:
+        newest = await records.lock(unit, workflow)
+        if newest != seq or not newest:
+            raise ProductionMoved(
+                hint="Look at what is in production now: `tiebreak release status`.",
+                workflow=workflow,
+                seq=newest,
+            )
+        parts = await _parts(unit, await _target(unit, workflow, target))
+        if target is Target.RULES:
+            # Rules must be there at once: whatever generation serves keeps what production reads.
+            generation = await unit.conn.fetchval(_GENERATION, workflow)
+            serving = parts.history_generation if generation is None else generation
+            parts = replace(parts, bundle_digest=None, history_generation=serving)
+        await promotion.check_replaceable(unit, workflow, seq, parts.hash)
+        draft = await promotion.draft_back(
+            unit, Kind.DEMOTE, parts, seq=seq, author=author, reason=reason
+        )
+        return await promotion.replace(unit, office, draft)
+
+
+async def countersign(
+    office: Office, workflow: str, seq: int, *, signer: str, note: str = ""
+) -> None:
+    """Sign another person's demotion.
+
+    Raises `NoSuchDemotion`, `OwnDemotion` and `AlreadyCountersigned`.
+    """
+    async with office.lane.unit() as unit:
+        await records.lock(unit, workflow)
+        row = await unit.conn.fetchrow(_DEMOTION, workflow, seq)
+        if row is None:
+            raise NoSuchDemotion(
+                hint="`tiebreak release status` shows demotions.", workflow=workflow
+            )
+        if row["author"] == signer:
+            raise OwnDemotion(hint="Ask another person to sign it.", author=signer)
+        if row["is_signed"]:
+            raise AlreadyCountersigned(hint="Nothing is to be done.", workflow=workflow, seq=seq)
+        signature: dict[str, Any] = {
+            "workflow": workflow,
+            "seq": seq,
+            "signer": signer,
+            "at": datetime.now(UTC),
+            "note": note,
+        }
+        unit.add(tables.release_countersignatures, [signature])
+        subject = f"{workflow}/{row['policy_hash']}"
+        unit.note(signer, "production.countersigned", subject, {"seq": seq})
+
+
+async def unsigned(db: Database) -> list[Demotion]:
+    """The demotions that nobody has countersigned, oldest first."""
+    made, signed = tables.release_records.c, tables.release_countersignatures.c
+    names = ("workflow", "seq", "policy_hash", "author", "reason", "created_at")
+    is_signed = select(signed.seq).where(signed.workflow == made.workflow, signed.seq == made.seq)
+    query = (
+        select(*(made[name] for name in names))
+        .where(made.kind == Kind.DEMOTE, ~is_signed.exists())
+        .order_by(made.created_at)
+    )
+    async with db.read() as conn:
+        rows = (await conn.execute(query)).mappings().all()
+    return [Demotion(**row, due_at=row["created_at"] + DUE) for row in rows]
+
+
+async def overdue(db: Database, *, now: datetime) -> list[Demotion]:
+    """The demotions whose second signature is late, oldest first."""
+    return [demotion for demotion in await unsigned(db) if demotion.due_at < now]
+
+
+async def _target(unit: Unit, workflow: str, target: Target) -> str:
+    """The hash of the policy that was there before, or of the one there now."""
+    query = _BEFORE if target is Target.PREVIOUS else _NOW
+    found = await unit.conn.fetchval(query, workflow)
+    if found is None:
+        raise NothingBefore(hint="Demote to rules alone.", workflow=workflow)
+    return found
+
+
+async def _parts(unit: Unit, policy_hash: str) -> PolicyParts:
+    row = await unit.conn.fetchrow(_POLICY, policy_hash)
+    return PolicyParts(**{name: row[name] for name in PolicyParts.__slots__})
+
+
+_NOW = "SELECT policy_hash FROM release_records WHERE workflow = $1 ORDER BY seq DESC LIMIT 1"
+_BEFORE = f"""
+    SELECT r.policy_hash FROM release_records r
+    WHERE r.workflow = $1 AND r.seq < (
+        SELECT min(f.seq) FROM release_records f
+        WHERE f.workflow = $1 AND f.policy_hash = ({_NOW}))
+    ORDER BY r.seq DESC LIMIT 1
+"""  # noqa: S608
+_GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"
+_POLICY = "SELECT * FROM policies WHERE policy_hash = $1"
+_DEMOTION = """
+    SELECT r.author, r.policy_hash, EXISTS (
+        SELECT FROM release_countersignatures s
+        WHERE s.workflow = r.workflow AND s.seq = r.seq) AS is_signed
+    FROM release_records r WHERE r.workflow = $1 AND r.seq = $2 AND r.kind = 'demote'
+"""

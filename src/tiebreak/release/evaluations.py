@@ -1,0 +1,77 @@
+"""Gate evaluations: what the gates said of a release, bound to its policy and to production."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import select
+
+from tiebreak.release.events import happen
+from tiebreak.release.releases import Office, Release, check_current
+from tiebreak.release.states import Kind, Stage
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the gates before a stage said of a release."""
+
+    evaluation_id: UUID
+    release_id: UUID
+    policy_hash: str
+    production_seq: int
+    stage: Stage
+    evaluated_at: datetime
+    is_passed: bool
+    results: Mapping[str, Any]
+
+
+async def record(
+    office: Office,
+    release: Release,
+    stage: Stage,
+    *,
+    is_passed: bool,
+    results: Mapping[str, Any],
+    actor: str,
+) -> Evaluation:
+    """Store what the gates said. Raises `ProductionMoved` and `NotInThisState`."""
+    row: dict[str, Any] = {
+        "evaluation_id": uuid.uuid4(),
+        "release_id": release.release_id,
+        "policy_hash": release.policy_hash,
+        "production_seq": release.base_seq,
+        "stage": stage.value,
+        "evaluated_at": datetime.now(UTC),
+        "is_passed": is_passed,
+        "results": orjson.dumps(dict(results), option=orjson.OPT_SORT_KEYS).decode(),
+    }
+    async with office.lane.unit() as unit:
+        await check_current(unit, release)
+        unit.add(tables.gate_evaluations, [row])
+        detail = {"evaluation": str(row["evaluation_id"]), "stage": stage, "is_passed": is_passed}
+        await happen(unit, release.subject, Kind.GATED, actor=actor, detail=detail)
+    return _evaluation(row)
+
+
+async def newest(db: Database, release_id: UUID, stage: Stage) -> Evaluation | None:
+    """What the gates before this stage said last; None when they were not asked."""
+    c = tables.gate_evaluations.c
+    query = select(tables.gate_evaluations).where(c.release_id == release_id, c.stage == stage)
+    async with db.read() as conn:
+        found = await conn.execute(query.order_by(c.evaluated_at.desc()).limit(1))
+        row = found.mappings().one_or_none()
+    return None if row is None else _evaluation(dict(row))
+
+
+def _evaluation(row: Mapping[str, Any]) -> Evaluation:
+    values: dict[str, Any] = {name: row[name] for name in Evaluation.__slots__}
+    values["stage"], values["results"] = Stage(row["stage"]), orjson.loads(row["results"])
+    return Evaluation(**values)

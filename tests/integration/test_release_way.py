@@ -1,0 +1,507 @@
+"""The way of a release through the code: propose, gates, approval, promotion, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from tests import releases
+from tests.databases import DatabaseUrls, execute
+from tests.functional.serving import REPAIRS, RULES, prepare, settings_for
+from tests.keys import KEYRING
+from tests.store_samples import NAME, WORKFLOW
+
+from tiebreak.access.persons import ensure_person
+from tiebreak.audit.lanes import Lane
+from tiebreak.audit.verify import verify
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.core.policy import PolicyParts
+from tiebreak.core.workflow import Knobs, RuleSet
+from tiebreak.decisions import service as serving_service
+from tiebreak.decisions.listening import CHANNEL
+from tiebreak.decisions.service import DecisionService
+from tiebreak.errors import TiebreakError
+from tiebreak.registry import canaries, records
+from tiebreak.registry.policies import UnknownVersion
+from tiebreak.registry.proposals import ModelUnfit
+from tiebreak.registry.records import (
+    AlreadyInProduction,
+    ForgedRelease,
+    ProductionMoved,
+    ReleaseRecord,
+    SameAuthorAndApprover,
+)
+from tiebreak.release import evaluations, events
+from tiebreak.release import releases as ways
+from tiebreak.release.approvals import (
+    AlreadyApproved,
+    NotApproved,
+    NotGated,
+    approvals_of,
+    approve,
+)
+from tiebreak.release.demotion import (
+    AlreadyCountersigned,
+    NoSuchDemotion,
+    NothingBefore,
+    OwnDemotion,
+    Target,
+    countersign,
+    demote,
+    overdue,
+    unsigned,
+)
+from tiebreak.release.promotion import IsInProduction, NeverInProduction, promote, rollback
+from tiebreak.release.states import Kind, NotInThisState, Stage, State
+from tiebreak.store import tables
+from tiebreak.store.database import Database
+from tiebreak.workflows import versions
+
+
+@dataclass(frozen=True)
+class Room:
+    """An office, and policies of one workflow whose versions are stored; `a` is in production."""
+
+    office: ways.Office
+    urls: DatabaseUrls
+    a: PolicyParts
+    b: PolicyParts
+    c: PolicyParts
+
+    async def now(self) -> ReleaseRecord:
+        found = (await records.current(self.office.db, KEYRING))[NAME]
+        assert isinstance(found, ReleaseRecord)
+        return found
+
+    async def put(self, parts: PolicyParts) -> ReleaseRecord:
+        return await releases.put(self.office.db, self.office.lane, KEYRING, parts)
+
+    async def journal(self) -> list[tuple[str, str]]:
+        rows = await self.office.db.pool.fetch("SELECT actor, action FROM system_audit ORDER BY at")
+        return [(row["actor"], row["action"]) for row in rows]
+
+
+@pytest.fixture
+async def room(db: Database, database_urls: DatabaseUrls) -> Room:
+    lane = await Lane.open(db, "tests", KEYRING)
+    async with lane.unit() as unit:
+        for person in ("ann", "bob", "cat"):
+            await ensure_person(unit, person, actor="tests")
+    policies = list[PolicyParts]()
+    for number in range(3):
+        version = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=number / 100)})
+        await versions.load(lane, version, RuleSet(), author="ann", reason="test")
+        policies.append(PolicyParts(NAME, version.version, RuleSet().version))
+    found = Room(releases.office_of(db, lane, KEYRING), database_urls, *policies)
+    await found.put(policies[0])
+    return found
+
+
+async def test_the_way_into_production_is_told_step_by_step(room: Room, tmp_path: Path) -> None:
+    release = await releases.approved(room.office, room.b)
+    assert release.state is State.SHADOW
+    record = await promote(room.office, release.release_id, author="cat", reason="better")
+    assert record == await room.now()
+    assert (record.seq, record.kind, record.policy_hash) == (2, "promote", room.b.hash)
+    assert (record.author, record.approver) == ("cat", "bob")
+    assert record.release_id == release.release_id
+    assert (await ways.get(room.office.db, release.release_id)).state is State.PRODUCTION
+    told = await events.events_of(room.office.db, release.release_id)
+    assert [event.kind for event in told] == [
+        *("proposed", "shadow_started", "gated", "approved", "promoted")
+    ]
+    assert told[-1].detail["approver"] == "bob"
+    actions = [action for _, action in await room.journal() if action.startswith(("rel", "prod"))]
+    assert actions == [
+        "release.installed",
+        *(f"release.{event.kind}" for event in told),
+        "production.promoted",
+    ]
+    assert (await verify(room.office.db, ArtifactStore(tmp_path), KEYRING)).is_intact
+
+
+async def test_a_backtest_is_of_exactly_this_policy_against_production(room: Room) -> None:
+    office = room.office
+    other = await releases.backtest_of(office, room.c)
+    with pytest.raises(ways.BacktestOfAnother):
+        await ways.propose(office, room.b, other, author="ann", reason="test")
+    mine = await releases.backtest_of(office, room.b)
+    assert ways.parts_of(mine) == room.b
+    await room.put(room.c)
+    with pytest.raises(ways.BacktestOfAnother, match="another policy than the one in production"):
+        await ways.propose(office, room.b, mine, author="ann", reason="test")
+
+
+async def test_what_does_not_build_is_not_proposed(room: Room) -> None:
+    for parts, error in (
+        (replace(room.b, rules_version="0" * 64), UnknownVersion),
+        (replace(room.b, bundle_digest="0" * 64), ModelUnfit),
+    ):
+        backtest = await releases.backtest_of(room.office, parts)
+        with pytest.raises(error):
+            await ways.propose(room.office, parts, backtest, author="ann", reason="test")
+
+
+async def test_releases_are_found_by_their_first_digits(room: Room) -> None:
+    db = room.office.db
+    made = [await releases.proposed(room.office, parts) for parts in (room.b, room.c)]
+    for release in made:
+        assert await ways.find(db, str(release.release_id)[:13]) == release
+    assert await ways.releases(db, NAME) == made[::-1] == await ways.releases(db)
+    assert await ways.releases(db, "others") == []
+    with pytest.raises(ways.NoSuchRelease):
+        await ways.find(db, "zz")
+    with pytest.raises(ways.AmbiguousRelease):
+        await ways.find(db, "")
+
+
+async def test_an_approval_needs_gates_and_another_person(room: Room) -> None:
+    office = room.office
+    release = await releases.proposed(office, room.b)
+    await releases.tell(office, release, Kind.SHADOW_STARTED)
+
+    async def approving(person: str, stage: Stage = Stage.PROMOTION, **more: Any) -> None:
+        await approve(office, release.release_id, stage, approver=person, **more)
+
+    with pytest.raises(NotGated):
+        await approving("bob")
+    await releases.gated(office, release, is_passed=False)
+    with pytest.raises(NotGated):
+        await approving("bob")
+    await releases.gated(office, release)
+    with pytest.raises(SameAuthorAndApprover):
+        await approving("ann")
+    with pytest.raises(NotGated):
+        await approving("bob", Stage.CANARY)
+    await approving("bob", note="well done")
+    with pytest.raises(AlreadyApproved):
+        await approving("bob")
+    await approving("cat")
+    assert {a.approver for a in await approvals_of(office.db, release.release_id)} == {"bob", "cat"}
+    newest = await evaluations.newest(office.db, release.release_id, Stage.PROMOTION)
+    assert newest is not None
+    assert newest.results == {"all": True}
+
+
+async def test_a_promotion_needs_an_approval_that_stands(room: Room) -> None:
+    office = room.office
+    release = await releases.proposed(office, room.b)
+    with pytest.raises(NotInThisState):
+        await promote(office, release.release_id, author="ann", reason="test")
+    await releases.tell(office, release, Kind.SHADOW_STARTED)
+    await releases.gated(office, release)
+    with pytest.raises(NotApproved):
+        await promote(office, release.release_id, author="ann", reason="test")
+    lifetime = timedelta(milliseconds=1)
+    await approve(office, release.release_id, Stage.PROMOTION, approver="bob", lifetime=lifetime)
+    await asyncio.sleep(0.01)
+    with pytest.raises(NotApproved):
+        await promote(office, release.release_id, author="ann", reason="test")
+    await releases.gated(office, release)  # an expired one is given again on new evidence
+    await approve(office, release.release_id, Stage.PROMOTION, approver="bob")
+    with pytest.raises(NotApproved):
+        await promote(office, release.release_id, author="bob", reason="test")
+    await promote(office, release.release_id, author="ann", reason="test")
+    assert (await room.now()).policy_hash == room.b.hash
+
+
+async def test_when_production_moves_evidence_is_void_until_rebased(room: Room) -> None:
+    office = room.office
+    old = await releases.approved(office, room.b)
+    backtest = await releases.backtest_of(office, room.b)
+    with pytest.raises(ways.StillCurrent):
+        await ways.rebase(office, old.release_id, backtest, author="ann", reason="test")
+    await room.put(room.c)
+    for what in (
+        promote(office, old.release_id, author="ann", reason="test"),
+        approve(office, old.release_id, Stage.PROMOTION, approver="cat"),
+        releases.gated(office, old),
+    ):
+        with pytest.raises(ProductionMoved, match="void") as caught:
+            await what
+        assert "rebase" in caught.value.hint
+    backtest = await releases.backtest_of(office, room.b)
+    new = await ways.rebase(office, old.release_id, backtest, author="ann", reason="test")
+    assert (new.base_seq, new.state, new.policy_hash) == (2, State.DRAFT, old.policy_hash)
+    assert (await ways.get(office.db, old.release_id)).state is State.VOIDED
+    with pytest.raises(NotInThisState):
+        await ways.rebase(office, old.release_id, backtest, author="ann", reason="test")
+
+
+async def test_of_promotions_at_once_one_wins(room: Room) -> None:
+    offices = [
+        replace(room.office, lane=await Lane.open(room.office.db, f"tests {i}", KEYRING))
+        for i in range(4)
+    ]
+    ways_in = [await releases.approved(room.office, parts) for parts in (room.b, room.c)] * 2
+    results = await asyncio.gather(
+        *(
+            promote(office, release.release_id, author="ann", reason="test")
+            for office, release in zip(offices, ways_in, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    won = [result for result in results if isinstance(result, ReleaseRecord)]
+    lost = [result for result in results if isinstance(result, ProductionMoved)]
+    assert (len(won), len(lost)) == (1, 3), results
+    assert await room.now() == won[0]
+
+
+async def test_of_first_installations_at_once_one_wins(room: Room) -> None:
+    other = WORKFLOW.model_copy(update={"name": "others"})
+    await versions.load(room.office.lane, other, RuleSet(), author="ann", reason="test")
+    parts = PolicyParts("others", other.version, RuleSet().version)
+
+    async def install(number: int) -> object:
+        lane = await Lane.open(room.office.db, f"tests {number}", KEYRING)
+        return await records.install(
+            lane, KEYRING, parts, author="ann", approver="bob", reason="test"
+        )
+
+    results = await asyncio.gather(*map(install, range(3)), return_exceptions=True)
+    assert sum(isinstance(result, ReleaseRecord) for result in results) == 1
+    assert sum(isinstance(result, AlreadyInProduction) for result in results) == 2
+
+
+async def test_going_back_takes_two_and_what_was_there(room: Room) -> None:
+    office = room.office
+    two: dict[str, Any] = {"author": "ann", "approver": "bob", "reason": "worse"}
+    await room.put(room.b)
+    release = (await room.now()).release_id
+    assert release is not None
+    await releases.proposed(office, room.c)
+    for parts, seq, error in (
+        (room.a, 1, ProductionMoved),
+        (room.b, 2, IsInProduction),
+        (room.c, 2, NeverInProduction),
+    ):
+        with pytest.raises(error):
+            await rollback(office, NAME, parts.hash, seq=seq, **two)
+    with pytest.raises(SameAuthorAndApprover):
+        await rollback(office, NAME, room.a.hash, seq=2, **{**two, "approver": "ann"})
+    back = await rollback(office, NAME, room.a.hash, seq=2, **two)
+    assert (back.kind, back.policy_hash, back.release_id) == ("rollback", room.a.hash, None)
+    assert (await ways.get(office.db, release)).state is State.RETIRED
+    again = await rollback(office, NAME, room.b.hash, seq=3, **two)
+    assert again.release_id == release
+    assert (await ways.get(office.db, release)).state is State.PRODUCTION
+
+
+async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> None:
+    office = room.office
+    one: dict[str, Any] = {"author": "ann", "reason": "wrong"}
+    with pytest.raises(NothingBefore):
+        await demote(office, NAME, Target.PREVIOUS, seq=1, **one)
+    with pytest.raises(IsInProduction):
+        await demote(office, NAME, Target.RULES, seq=1, **one)
+    await room.put(room.b)
+    await room.put(room.c)
+    with pytest.raises(ProductionMoved):
+        await demote(office, NAME, Target.PREVIOUS, seq=2, **one)
+    for seq, parts in ((3, room.b), (4, room.a)):  # further back each time, never up again
+        demoted = await demote(office, NAME, Target.PREVIOUS, seq=seq, **one)
+        assert (demoted.kind, demoted.approver) == ("demote", None)
+        assert (await room.now()).policy_hash == parts.hash
+    waiting = await unsigned(office.db)
+    assert [each.seq for each in waiting] == [4, 5]
+    now = datetime.now(UTC)
+    assert await overdue(office.db, now=now + timedelta(hours=23)) == []
+    assert await overdue(office.db, now=now + timedelta(hours=25)) == waiting
+    with pytest.raises(OwnDemotion):
+        await countersign(office, NAME, 4, signer="ann")
+    with pytest.raises(NoSuchDemotion):
+        await countersign(office, NAME, 3, signer="bob")
+    await countersign(office, NAME, 4, signer="bob", note="right")
+    with pytest.raises(AlreadyCountersigned):
+        await countersign(office, NAME, 4, signer="cat")
+    assert [each.seq for each in await unsigned(office.db)] == [5]
+    journal = await room.journal()
+    assert ("bob", "production.countersigned") in journal
+    assert journal.count(("ann", "production.demoted")) == 2
+
+
+async def test_rules_alone_are_there_whatever_history_serves(room: Room) -> None:
+    """The model's policy names the generation before; its rules take the one that serves."""
+    modelled = replace(room.a, bundle_digest="0" * 64)
+    other = replace(modelled, workflow="others")
+    named = WORKFLOW.model_copy(update={"name": "others"})
+    await versions.load(room.office.lane, named, RuleSet(), author="ann", reason="test")
+    other = replace(other, workflow_version=named.version)
+    lane = room.office.lane
+    await records.install(lane, KEYRING, other, author="ann", approver="bob", reason="test")
+    clock = "INSERT INTO workflow_clocks VALUES ('others', now(), 2, now())"
+    await execute(room.urls.app, clock)
+    record = await demote(room.office, "others", Target.RULES, seq=1, author="ann", reason="test")
+    assert record.bundle_digest is None
+    assert (await room.office.library.parts(record.policy_hash)).history_generation == 2
+
+
+async def approved_canary(room: Room) -> ways.Release:
+    release = await releases.proposed(room.office, room.b)
+    await releases.tell(room.office, release, Kind.SHADOW_STARTED)
+    await releases.gated(room.office, release, Stage.CANARY)
+    await approve(room.office, release.release_id, Stage.CANARY, approver="bob")
+    return release
+
+
+async def test_a_canary_is_on_record_until_its_release_ends(room: Room) -> None:
+    release = await approved_canary(room)
+    canary = await releases.share(room.office, release, 5, Kind.CANARY_STARTED)
+    assert await canaries.newest(room.office.db, KEYRING) == {NAME: canary}
+    assert (canary.percent, canary.production_seq) == (5, 1)
+    stepped = await releases.share(room.office, release, 25, Kind.CANARY_STEP)
+    assert stepped.seq == 2
+    withdrawn = await ways.withdraw(room.office, release.release_id, actor="ann", reason="test")
+    assert withdrawn.state is State.WITHDRAWN
+    found = (await canaries.newest(room.office.db, KEYRING))[NAME]
+    assert isinstance(found, canaries.Canary)
+    assert (found.seq, found.percent) == (3, 0)
+
+
+async def test_what_replaces_production_ends_the_canary(room: Room) -> None:
+    release = await approved_canary(room)
+    await releases.share(room.office, release, 5, Kind.CANARY_STARTED)
+    await room.put(room.c)
+    found = (await canaries.newest(room.office.db, KEYRING))[NAME]
+    assert isinstance(found, canaries.Canary)
+    assert found.percent == 0
+
+
+@pytest.mark.parametrize("change", ["percent = 50", "release_id = gen_random_uuid()"])
+async def test_a_forged_canary_is_named(room: Room, change: str) -> None:
+    release = await approved_canary(room)
+    await releases.share(room.office, release, 5, Kind.CANARY_STARTED)
+    await alter(room.urls, f"UPDATE canary_records SET {change}")
+    found = (await canaries.newest(room.office.db, KEYRING))[NAME]
+    assert isinstance(found, canaries.ForgedCanary)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["kind = NULL", "kind = 'rollback'", "release_id = NULL", "approver = 'cat'", "seq = 7"],
+)
+async def test_a_forged_record_is_named(room: Room, change: str) -> None:
+    await room.put(room.b)
+    await alter(room.urls, f"UPDATE release_records SET {change} WHERE seq = 2")
+    found = (await records.current(room.office.db, KEYRING))[NAME]
+    assert isinstance(found, ForgedRelease)
+
+
+async def alter(urls: DatabaseUrls, *statements: str) -> None:
+    await execute(urls.admin, "SET session_replication_role = replica", *statements)
+
+
+async def test_records_from_before_kinds_were_noted_are_believed(db: Database) -> None:
+    """As version 0001 of the schema left them."""
+    path = Path(__file__).parents[1] / "upgrades" / "0001.json"
+    (row,) = orjson.loads(path.read_bytes())["release_records"]
+    names = tables.release_records.columns.keys()
+    stored = {name: row.get(name) for name in names}
+    stored["created_at"] = datetime.fromisoformat(row["created_at"])
+    stored["mac"] = bytes.fromhex(row["mac"].removeprefix("\\x"))
+    record = records.checked(stored, KEYRING)
+    assert isinstance(record, ReleaseRecord), record
+    assert (record.kind, record.release_id) == ("install", None)
+    assert isinstance(records.checked(stored | {"kind": "install"}, KEYRING), ForgedRelease)
+
+
+# --- followed while serving -----------------------------------------------------------------
+
+STRICT = REPAIRS.model_copy(update={"knobs": Knobs(audit_share=0.5)})
+
+
+@pytest.fixture
+async def service(
+    database_urls: DatabaseUrls, keyring: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[DecisionService]:
+    """It looks once a minute, so what it learns in time it has heard."""
+    monkeypatch.setattr(serving_service, "REFRESH_SECONDS", 60.0)
+    await asyncio.to_thread(prepare, database_urls, keyring)
+    found = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    yield found
+    await found.drain()
+
+
+async def listeners(urls: DatabaseUrls) -> list[int]:
+    """The processes of connections that listen."""
+    admin = await asyncpg.connect(urls.admin)
+    rows = await admin.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1",
+        f"LISTEN%{CHANNEL}%",
+    )
+    await admin.close()
+    return [row["pid"] for row in rows]
+
+
+async def until(condition: Any, seconds: float = 10) -> float:
+    """Wait for it; how long it took."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while not await condition():
+        assert loop.time() - begun < seconds, "never"
+        await asyncio.sleep(0.005)
+    return loop.time() - begun
+
+
+async def in_force(service: DecisionService, policy_hash: str) -> float:
+    async def is_followed() -> bool:
+        return service.active.get("repairs").policy.hash == policy_hash
+
+    return await until(is_followed)
+
+
+async def test_a_demotion_is_heard_at_once_and_the_connection_comes_back(
+    service: DecisionService, database_urls: DatabaseUrls
+) -> None:
+    db = service.db
+    lane = await Lane.open(db, "tests", KEYRING)
+    await versions.load(lane, STRICT, RULES, author="ann", reason="test")
+    strict = PolicyParts(STRICT.name, STRICT.version, RULES.version)
+    plain = service.active.get("repairs").policy.hash
+
+    async def listens() -> bool:
+        return bool(await listeners(database_urls))
+
+    await until(listens)
+    await releases.put(db, lane, KEYRING, strict)
+    await in_force(service, strict.hash)
+    office = releases.office_of(db, lane, KEYRING)
+    await demote(office, "repairs", Target.PREVIOUS, seq=2, author="ann", reason="test")
+    assert await in_force(service, plain) < 1
+
+    (before,) = await listeners(database_urls)
+    await execute(database_urls.admin, f"SELECT pg_terminate_backend({before})")
+    assert service.active.get("repairs").policy.hash == plain  # deciding goes on
+
+    async def listens_again() -> bool:
+        return bool(set(await listeners(database_urls)) - {before})
+
+    await until(listens_again)
+    await releases.put(db, lane, KEYRING, strict)
+    await in_force(service, strict.hash)
+
+
+async def test_without_anything_heard_it_is_looked_for(
+    database_urls: DatabaseUrls, keyring: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_db: Database) -> None:
+        raise TiebreakError
+
+    monkeypatch.setattr(Database, "connect", away)
+    await asyncio.to_thread(prepare, database_urls, keyring)
+    service = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    try:
+        lane = await Lane.open(service.db, "tests", KEYRING)
+        await versions.load(lane, STRICT, RULES, author="ann", reason="test")
+        strict = PolicyParts(STRICT.name, STRICT.version, RULES.version)
+        await releases.put(service.db, lane, KEYRING, strict)
+        assert await in_force(service, strict.hash) < 2
+    finally:
+        await service.drain()

@@ -1,0 +1,291 @@
+"""Whatever people do with releases, in whatever order: production is one, and nobody's alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests import releases
+from tests.databases import DatabaseUrls
+from tests.keys import KEYRING
+from tests.store_samples import WORKFLOW
+
+from tiebreak.access.persons import ensure_person
+from tiebreak.audit.lanes import Lane
+from tiebreak.core.policy import PolicyParts
+from tiebreak.core.workflow import Knobs, RuleSet
+from tiebreak.errors import TiebreakError
+from tiebreak.registry import records
+from tiebreak.release import releases as ways
+from tiebreak.release.approvals import approve
+from tiebreak.release.demotion import Target, countersign, demote
+from tiebreak.release.promotion import promote, rollback
+from tiebreak.release.states import Kind, Stage, State
+from tiebreak.store.database import Database
+from tiebreak.workflows import versions
+
+PEOPLE = ("ann", "bob", "cat")
+TOLD = (Kind.SHADOW_STARTED, Kind.QUARANTINED, Kind.VOIDED, Kind.PROMOTED, Kind.RETIRED)
+NUMBERS = itertools.count(1)
+REACHED: Counter[str] = Counter()  # so that the test itself is seen to get somewhere
+
+people = st.sampled_from(PEOPLE)
+pairs = st.permutations(PEOPLE)
+few = st.integers(0, 2)
+some = st.integers(0, 50)  # of the releases, modulo how many there are
+
+
+class Ways(RuleBasedStateMachine):
+    """People who do things, allowed or not; what they leave is looked at after each."""
+
+    url: str
+
+    @initialize()
+    def open(self) -> None:
+        self.runner = asyncio.Runner()
+        self.made: list[ways.Release] = []
+        self.run(self._open())
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    def attempt(self, name: str, work: Coroutine[Any, Any, Any]) -> Any:
+        """Try it; a refusal is an answer too."""
+        try:
+            result = self.run(work)
+        except TiebreakError:
+            return None
+        REACHED[name] += 1
+        return result
+
+    async def _open(self) -> None:
+        self.name = f"digs_{next(NUMBERS)}"
+        self.db = await Database.open(self.url, pool_size=2)
+        lane = await Lane.open(self.db, "tests", KEYRING)
+        async with lane.unit() as unit:
+            for person in PEOPLE:
+                await ensure_person(unit, person, actor="tests")
+        self.office = releases.office_of(self.db, lane, KEYRING)
+        self.policies: list[PolicyParts] = []
+        for number in range(3):
+            changed = {"name": self.name, "knobs": Knobs(audit_share=number / 100)}
+            version = WORKFLOW.model_copy(update=changed)
+            await versions.load(lane, version, RuleSet(), author="ann", reason="test")
+            self.policies.append(PolicyParts(self.name, version.version, RuleSet().version))
+        await releases.put(self.db, lane, KEYRING, self.policies[0])
+
+    def release(self, which: int) -> ways.Release:
+        return self.made[which % len(self.made)]
+
+    async def seq(self) -> int:
+        found = (await records.current(self.db, KEYRING))[self.name]
+        assert isinstance(found, records.ReleaseRecord)
+        return found.seq
+
+    @rule(policy=few, author=people)
+    def propose(self, policy: int, author: str) -> None:
+        work = releases.proposed(self.office, self.policies[policy], author=author)
+        made = self.attempt("propose", work)
+        assert made is not None
+        self.made.append(made)
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, kind=st.sampled_from(TOLD), actor=people)
+    def tell(self, which: int, kind: Kind, actor: str) -> None:
+        # The database refuses what is not true, such as a promotion without a record.
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            work = releases.tell(self.office, self.release(which), kind, actor=actor)
+            self.attempt(f"tell {kind}", work)
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, stage=st.sampled_from(Stage), is_passed=st.booleans())
+    def gate(self, which: int, stage: Stage, is_passed: bool) -> None:
+        work = releases.gated(self.office, self.release(which), stage, is_passed=is_passed)
+        self.attempt("gate", work)
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, stage=st.sampled_from(Stage), approver=people)
+    def approve(self, which: int, stage: Stage, approver: str) -> None:
+        release_id = self.release(which).release_id
+        self.attempt("approve", approve(self.office, release_id, stage, approver=approver))
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, author=people)
+    def promote(self, which: int, author: str) -> None:
+        release_id = self.release(which).release_id
+        self.attempt("promote", promote(self.office, release_id, author=author, reason="test"))
+
+    @rule(policy=few, pair=pairs)
+    def go_all_the_way(self, policy: int, pair: list[str]) -> None:
+        """What takes luck step by step."""
+        author, approver, _ = pair
+
+        async def work() -> None:
+            parts = self.policies[policy]
+            made = await releases.approved(self.office, parts, author=author, approver=approver)
+            await promote(self.office, made.release_id, author=author, reason="test")
+
+        self.attempt("all the way", work())
+        self.made = self.run(ways.releases(self.db, self.name))
+
+    @rule(policy=few, pair=pairs)
+    def roll_back(self, policy: int, pair: list[str]) -> None:
+        author, approver, _ = pair
+
+        async def work() -> None:
+            await rollback(
+                self.office,
+                self.name,
+                self.policies[policy].hash,
+                seq=await self.seq(),
+                author=author,
+                approver=approver,
+                reason="test",
+            )
+
+        self.attempt("roll back", work())
+
+    @rule(to=st.sampled_from(Target), author=people)
+    def demote(self, to: Target, author: str) -> None:
+        async def work() -> None:
+            await demote(
+                self.office, self.name, to, seq=await self.seq(), author=author, reason="test"
+            )
+
+        self.attempt("demote", work())
+
+    @rule(seq=st.integers(1, 6), signer=people)
+    def countersign(self, seq: int, signer: str) -> None:
+        self.attempt("countersign", countersign(self.office, self.name, seq, signer=signer))
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, actor=people)
+    def withdraw(self, which: int, actor: str) -> None:
+        release_id = self.release(which).release_id
+        self.attempt("withdraw", ways.withdraw(self.office, release_id, actor=actor, reason="t"))
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, author=people)
+    def rebase(self, which: int, author: str) -> None:
+        release = self.release(which)
+
+        async def work() -> ways.Release:
+            parts = await self.office.library.parts(release.policy_hash)
+            backtest = await releases.backtest_of(self.office, parts)
+            return await ways.rebase(
+                self.office, release.release_id, backtest, author=author, reason="test"
+            )
+
+        made = self.attempt("rebase", work())
+        if made is not None:
+            self.made.append(made)
+
+    @invariant()
+    def production_is_one_and_told_of(self) -> None:
+        if hasattr(self, "runner"):
+            self.run(self._look())
+
+    async def _look(self) -> None:
+        pool = self.db.pool
+        rows = await pool.fetch(
+            "SELECT * FROM release_records WHERE workflow = $1 ORDER BY seq", self.name
+        )
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+        assert not isinstance(
+            (await records.current(self.db, KEYRING))[self.name], records.ForgedRelease
+        )
+        states = {r.release_id: r.state for r in await ways.releases(self.db, self.name)}
+        in_production = {i for i, state in states.items() if state is State.PRODUCTION}
+        assert in_production == {rows[-1]["release_id"]} - {None}
+        before: set[str] = set()
+        for row in rows:
+            await self._check(row, before)
+            before.add(row["policy_hash"])
+        await self._check_journal(len(rows))
+
+    async def _check(self, row: Any, before: set[str]) -> None:
+        """How this policy could come into production."""
+        match row["kind"]:
+            case "install":
+                assert not before
+                assert row["author"] != row["approver"]
+            case "promote":
+                found = await self.db.pool.fetchval(_APPROVED, row["release_id"], row["approver"])
+                assert found
+                assert row["author"] != row["approver"]
+            case "rollback":
+                assert row["policy_hash"] in before
+                assert row["author"] != row["approver"]
+            case "demote":
+                assert row["policy_hash"] in before
+            case other:
+                raise AssertionError(other)
+
+    async def _check_journal(self, count: int) -> None:
+        """Every event and every record has its entry."""
+        happened = await self.db.pool.fetch(_HAPPENED, self.name)
+        entries = await self.db.pool.fetch(
+            "SELECT action, detail FROM system_audit WHERE subject LIKE $1", f"{self.name}/%"
+        )
+        told = Counter[tuple[str, str]]()
+        seqs: set[int] = set()
+        for entry in entries:
+            detail = orjson.loads(entry["detail"])
+            if "release" in detail:
+                told[detail["release"], entry["action"]] += 1
+            elif entry["action"] != "production.countersigned":
+                seqs.add(detail["seq"])
+        assert told == Counter((str(e["release_id"]), f"release.{e['kind']}") for e in happened)
+        assert seqs == set(range(1, count + 1))
+
+    def teardown(self) -> None:
+        if hasattr(self, "runner"):
+            self.run(self.db.close())
+            self.runner.close()
+
+
+_APPROVED = """
+    SELECT EXISTS (
+        SELECT FROM release_approvals a
+        JOIN gate_evaluations e ON e.evaluation_id = a.evaluation_id
+        JOIN releases r ON r.release_id = a.release_id
+        WHERE a.release_id = $1 AND a.approver = $2 AND a.stage = 'promotion' AND e.is_passed
+          AND e.stage = 'promotion' AND e.policy_hash = r.policy_hash AND r.author <> a.approver)
+"""
+_HAPPENED = """
+    SELECT e.release_id, e.kind FROM release_events e
+    JOIN releases r ON r.release_id = e.release_id WHERE r.workflow = $1
+"""
+
+
+@pytest.mark.timeout(180)
+def test_production_is_one_and_nobodys_alone(module_database_urls: DatabaseUrls) -> None:
+    Ways.url = module_database_urls.app
+    run_state_machine_as_test(
+        Ways,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=25,
+            phases=(Phase.generate,),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert {"propose", "all the way"} <= REACHED.keys(), REACHED
