@@ -31,7 +31,7 @@ from tiebreak.errors import InvalidInput
 from tiebreak.training.leaf_tables import add_leaf
 from tiebreak.training.trees import Forest, Tree
 
-GROUP_NODES = 7  # decisions in a pattern, where a tree is not deeper; measured, see ADR 0003
+GROUP_NODES = 6  # decisions in a pattern, where a tree is not deeper; measured, see ADR 0003
 MAX_TABLE_BYTES = 512 * 2**20
 
 
