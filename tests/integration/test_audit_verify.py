@@ -20,6 +20,7 @@ from tiebreak.audit.checkpoints import LanesContradicted
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import StillUndecided, erase
@@ -28,7 +29,7 @@ from tiebreak.store.outcomes import TicketUnknown
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path)
+    return ArtifactStore(Folder(tmp_path))
 
 
 @pytest.fixture
