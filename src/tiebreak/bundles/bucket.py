@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import botocore.session
@@ -21,19 +21,22 @@ from tiebreak.settings import ArtifactSettings
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0  # longest silence within an answer
-TRANSFER_SECONDS = 60.0  # longest whole answer, however steadily it drips
+TRANSFER_SECONDS = 15.0  # longest whole object, however steadily it drips, and
+SLOWEST_BYTES_A_SECOND = 1 << 20  # so much longer as it is large
 ATTEMPTS = 2
 CONFLICTS = 5  # writes of one name at once, after which one gives up
 REST_SECONDS = 5.0  # what failed is not tried again for so long
 LARGEST_BYTES = 1 << 30
-_CHUNK_BYTES = 1 << 20
 _FAILURES = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
 _UNTOLD = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 _WORDS = {
     "ConnectTimeoutError": "no connection in time",
     "EndpointConnectionError": "no connection",
+    "FlexibleChecksumError": "an answer was garbled on its way",
+    "IncompleteReadError": "an answer broke off",
     "NoCredentialsError": "no credentials were found",
     "ReadTimeoutError": "no answer in time",
+    "ResponseStreamingError": "an answer broke off",
 }
 _HINTS = {
     "AccessDenied": "Give its credentials the rights that docs/howto/artifacts-on-s3.md lists.",
@@ -45,8 +48,8 @@ _HINTS = {
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
 
-class _Dripping(Exception):
-    """The answer takes too long as a whole, or is too large."""
+class _Unfit(Exception):
+    """The object takes too long as a whole, or is too large."""
 
 
 class Bucket:
@@ -188,7 +191,7 @@ class Bucket:
             raise ArtifactsUnavailable(resting[1].message, hint=resting[1].hint)
         try:
             yield self._client()
-        except (*_FAILURES, _Dripping) as error:
+        except (*_FAILURES, _Unfit) as error:
             away = self._away(error)
             self._resting = (time.monotonic() + REST_SECONDS, away)
             raise away from error
@@ -197,7 +200,7 @@ class Bucket:
     def _away(self, error: Exception) -> ArtifactsUnavailable:
         """The failure in words of ours: those of the client may quote what a request carried."""
         kind = _code(error) if isinstance(error, ClientError) else type(error).__name__
-        reason = str(error) if isinstance(error, _Dripping) else _WORDS.get(kind, kind)
+        reason = str(error) if isinstance(error, _Unfit) else _WORDS.get(kind, kind)
         hint = _HINTS.get(kind, "Look at the bucket, its endpoint and the network in between.")
         return ArtifactsUnavailable(f"{self} does not answer: {reason}.", hint=hint)
 
@@ -221,15 +224,27 @@ class Bucket:
 
 def _read(answer: Any) -> bytes:
     """The body of an answer, within its bounds of time and size."""
-    end = time.monotonic() + TRANSFER_SECONDS
-    if answer["ContentLength"] > LARGEST_BYTES:
-        raise _Dripping(f"an object of {answer['ContentLength']:,} bytes is too large")
-    found = bytearray()
-    while part := answer["Body"].read(_CHUNK_BYTES):
-        found += part
-        if time.monotonic() > end:
-            raise _Dripping(f"an object took longer than {TRANSFER_SECONDS:g} seconds")
-    return bytes(found)
+    length, body = answer["ContentLength"], answer["Body"]
+    if length > LARGEST_BYTES:
+        raise _Unfit(f"an object of {length:,} bytes is too large")
+    seconds = TRANSFER_SECONDS + length / SLOWEST_BYTES_A_SECOND
+    late = threading.Timer(seconds, _shut, [body._raw_stream])
+    late.daemon = True
+    late.start()
+    try:
+        return body.read()
+    except _FAILURES as error:
+        if late.finished.is_set():
+            raise _Unfit(f"an object took longer than {seconds:.0f} seconds") from error
+        raise
+    finally:
+        late.cancel()
+
+
+def _shut(stream: Any) -> None:
+    """Ends a read() of another thread, which itself knows only the silence between two bytes."""
+    with suppress(ValueError, RuntimeError, OSError):  # it has just ended by itself
+        stream.shutdown()
 
 
 def _code(error: ClientError) -> str:
