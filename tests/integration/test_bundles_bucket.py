@@ -26,6 +26,7 @@ from tiebreak.bundles.signing import BundleAltered, BundleKeys
 from tiebreak.settings import ArtifactSettings, Settings
 
 KEYS = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+ROOT = Path(__file__).parents[2]
 LONGEST_SECONDS = 15  # two silences, and the wait between them
 
 
@@ -204,8 +205,11 @@ def test_a_bucket_without_versions_or_encryption_says_how_to_mend_it(
     named = {"url": "s3://bare", "endpoint_url": s3_server.endpoint_url}
     found = {each.code: each for each in Bucket(ArtifactSettings(**named)).problems()}
     assert found.keys() == {"bucket_without_versioning", "bucket_without_encryption"}
-    assert "put-bucket-versioning --bucket bare" in found["bucket_without_versioning"].hint
-    assert "put-bucket-encryption --bucket bare" in found["bucket_without_encryption"].hint
+    guide = (ROOT / "docs" / "howto" / "artifacts-on-s3.md").read_text()
+    for problem in found.values():
+        assert f" --endpoint-url {s3_server.endpoint_url} " in problem.hint
+        command = problem.hint.replace(f" --endpoint-url {s3_server.endpoint_url}", "")
+        assert command.replace("--bucket bare", "--bucket my-artifacts") in guide.splitlines()
     with_key = Bucket(ArtifactSettings(**named, kms_key_id="alias/tiebreak"))
     assert {each.code for each in with_key.problems()} == {"bucket_without_versioning"}
 

@@ -38,8 +38,10 @@ _WORDS = {
     "ReadTimeoutError": "no answer in time",
     "ResponseStreamingError": "an answer broke off",
 }
+_RIGHTS = "Give the credentials the rights that docs/howto/artifacts-on-s3.md lists."
 _HINTS = {
-    "AccessDenied": "Give its credentials the rights that docs/howto/artifacts-on-s3.md lists.",
+    "403": _RIGHTS,  # of a HEAD, whose answer has no body
+    "AccessDenied": _RIGHTS,
     "NoCredentialsError": "Give credentials as for any AWS client, such as AWS_PROFILE.",
     "NoSuchBucket": "Make the bucket, or correct TIEBREAK_ARTIFACTS__URL.",
 }
