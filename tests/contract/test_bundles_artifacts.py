@@ -19,7 +19,7 @@ from tiebreak.bundles.artifacts import (
     CheckpointExists,
     CheckpointMissing,
 )
-from tiebreak.bundles.blobs import Blobs
+from tiebreak.bundles.blobs import ArtifactsUnavailable, Blobs
 from tiebreak.bundles.bucket import Bucket
 from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
@@ -50,6 +50,16 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     return lambda: Bucket(server.settings())
 
 
+@pytest.fixture(params=["folder", "bucket"])
+def away(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    """A place that fails whatever it is asked."""
+    if request.param == "bucket":
+        return Bucket(S3().settings())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").symlink_to("one")  # it leads to itself
+    return Folder(tmp_path)
+
+
 @pytest.fixture
 def blobs(opened: Opened) -> Blobs:
     return opened()
@@ -73,6 +83,18 @@ def test_what_must_be_new_is_put_once(blobs: Blobs, opened: Opened) -> None:
     assert blobs.put_new("a/one", b"first")
     assert not opened().put_new("a/one", b"second")
     assert blobs.get("a/one") == b"first"
+
+
+def test_a_place_that_fails_says_so(away: Blobs) -> None:
+    for act in (
+        lambda: away.get("a/one"),
+        lambda: away.put("a/one/two", b""),
+        lambda: away.put_new("a/one/two", b""),
+    ):
+        with pytest.raises(ArtifactsUnavailable) as caught:
+            act()
+        assert str(away) in caught.value.message
+        assert caught.value.hint
 
 
 def test_of_many_writers_at_once_one_wins(opened: Opened) -> None:

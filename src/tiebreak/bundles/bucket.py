@@ -27,7 +27,7 @@ ATTEMPTS = 2
 CONFLICTS = 5  # writes of one name at once, after which one gives up
 REST_SECONDS = 5.0  # what failed is not tried again for so long
 LARGEST_BYTES = 1 << 30
-_FAILURES = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
+_FAILURES = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError, ValueError)
 _UNTOLD = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 _WORDS = {
     "ConnectTimeoutError": "no connection in time",
