@@ -140,15 +140,23 @@ def test_a_copy_serves_while_the_bucket_is_away(s3_server: s3.S3, settings: Sett
     assert ArtifactStore.of(settings).open_bundle(digest, KEYS) == PARTS
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        BUNDLE[:-100] + bytes([BUNDLE[-100] ^ 1]) + BUNDLE[-99:],
+        BUNDLE[:-1],
+        b"",
+        make_bundle({"model": b"another one, truly signed"}, KEYS),
+    ],
+    ids=["altered", "cut", "emptied", "exchanged"],
+)
 def test_an_altered_copy_is_refused_named_and_replaced(
-    s3_server: s3.S3, settings: Settings, capsys: pytest.CaptureFixture[str]
+    s3_server: s3.S3, settings: Settings, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     artifacts = ArtifactStore.of(settings)
     digest = artifacts.put_bundle(BUNDLE)
     artifacts.open_bundle(digest, KEYS)
     path = copies(settings)[digest]
-    data = bytearray(BUNDLE)
-    data[-100] ^= 1
     path.write_bytes(data)
     s3_server.fail("error")
     message = failure(ArtifactStore.of(settings), digest).message
