@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 from tiebreak.access.persons import ensure_person
-from tiebreak.bundles.format import open_bundle
 from tiebreak.cli.demonstration.scene import AUTHOR, Scene
 from tiebreak.cli.demonstration.tickets import Plan, now_utc
 from tiebreak.cli.session import Session, opened
@@ -106,8 +105,7 @@ def _bundle(session: Session, workflow: str) -> tuple[bytes, dict[str, Any]]:
 
     digest = session.artifacts.read_alias(workflow, "risk_model_latest")
     assert digest is not None
-    data = session.artifacts.read_bundle(digest)
-    parts = open_bundle(data, session.bundle_keys, expect_digest=digest)
+    parts = session.artifacts.open_bundle(digest, session.bundle_keys)
     return parts[XgboostBooster.part], orjson.loads(parts[parts_of.MANIFEST])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests import installed_postgres
+from tests import installed_postgres, s3
 from tests.databases import DatabaseUrls, execute, run, servers_place
 from tests.keys import KEYRING
 
@@ -88,6 +88,21 @@ def keyring() -> Keyring:
 def valkey_url(server_folder: Path) -> str:
     """The address of a running Valkey; tests share it, so each uses keys of its own."""
     return embedded_valkey.start(server_folder, PASSWORD).url
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Generator[s3.S3]:
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(_s3_server: s3.S3, monkeypatch: pytest.MonkeyPatch) -> s3.S3:
+    """A running S3 server with an empty bucket, and credentials for it in the environment."""
+    for name, value in s3.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    _s3_server.empty()
+    return _s3_server
 
 
 @contextmanager

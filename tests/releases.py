@@ -10,6 +10,7 @@ from typing import Any
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import PolicyParts
 from tiebreak.registry import canaries, records
@@ -27,7 +28,7 @@ from tiebreak.store.database import Database
 
 def office_of(db: Database, lane: Lane, keyring: Keyring, artifacts: Path | None = None) -> Office:
     """An office, by default without models."""
-    store = ArtifactStore(artifacts or Path(tempfile.gettempdir()) / "no-artifacts")
+    store = ArtifactStore(Folder(artifacts or Path(tempfile.gettempdir()) / "no-artifacts"))
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
     return Office(db, lane, keyring, PolicyLibrary(db, store, keys))
 

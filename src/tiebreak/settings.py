@@ -7,12 +7,13 @@ that platforms give them: DATABASE_URL, DATABASE_OWNER_URL, REDIS_URL.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -28,6 +29,10 @@ PLATFORM_NAMES = {
     "DATABASE_OWNER_URL": ("database", "owner_url"),
     "REDIS_URL": ("redis", "url"),
 }
+
+
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 
 class SettingsInvalid(InvalidInput):
@@ -56,6 +61,40 @@ class RedisSettings(_Section):
 
     url: SecretStr | None = None
     """Address of a Redis or Valkey database, `redis://…`; also REDIS_URL."""
+
+
+class ArtifactSettings(_Section):
+    """Where model bundles and audit checkpoints are; without an address, in the data folder."""
+
+    url: str | None = None
+    """Address of an S3 bucket, `s3://bucket/prefix`; credentials come from the AWS chain."""
+    endpoint_url: str | None = None
+    """Address of an S3 server other than AWS's own, `https://…`."""
+    kms_key_id: Annotated[str, Field(min_length=1)] | None = None
+    """KMS key that encrypts each object; without one the bucket's default encryption does."""
+    cache_bytes: Annotated[int, Field(ge=1)] = 2 << 30
+    """Most bytes of bundles read from the bucket that are kept in the data folder."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_bucket(cls, url: str | None) -> str | None:
+        if url is not None and not _BUCKET.fullmatch(url):
+            raise ValueError("Write s3://bucket or s3://bucket/prefix, and nothing else.")
+        return url
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not _ENDPOINT.fullmatch(url):
+            raise ValueError("Write http(s)://host:port; credentials do not belong here.")
+        return url
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The bucket, and the prefix in it without slashes at its ends."""
+        assert self.url is not None
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        return bucket, prefix.rstrip("/")
 
 
 class ApiSettings(_Section):
@@ -147,6 +186,7 @@ class Settings(BaseSettings):
     """Folder of everything that Tiebreak keeps outside Postgres."""
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
     log: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
@@ -180,8 +220,13 @@ class Settings(BaseSettings):
 
     @property
     def artifacts_dir(self) -> Path:
-        """Folder of model bundles and audit checkpoints."""
+        """Folder of model bundles and audit checkpoints that are not in a bucket."""
         return self.data_dir / "artifacts"
+
+    @property
+    def bundle_cache_dir(self) -> Path:
+        """Folder of copies of bundles that are in a bucket."""
+        return self.data_dir / "cache" / "bundles"
 
     @property
     def secrets_dir(self) -> Path:

@@ -23,9 +23,9 @@ READY_SECONDS = 120
 
 
 class Stack:
-    """`tiebreak up` on a folder of its own, with boston311 in production by rules alone."""
+    """`tiebreak up` on a folder of its own; `prepare` puts boston311 in by rules alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tiebreak-faults-"))
         self.folder.chmod(0o755)
         self._environment = {
@@ -33,6 +33,7 @@ class Stack:
             "TIEBREAK_DATA_DIR": str(self.folder / "data"),
             "TIEBREAK_API__PORT": "0",
             "TIEBREAK_API__WORKERS": "2",
+            **environment,
         }
         self._up: subprocess.Popen[bytes] | None = None
         self.token = ""

@@ -39,6 +39,7 @@ from tiebreak.audit.records import SEALED
 from tiebreak.audit.seals import LEAF_BYTES, NO_HEAD, SEAL_COLUMNS, Seal, leaf
 from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.registry import records
@@ -224,7 +225,7 @@ async def attacker(scene: DatabaseUrls, tmp_path: Path) -> AsyncGenerator[Attack
     connection = await asyncpg.connect(scene.admin)
     await connection.execute("SET session_replication_role = replica")
     db = await Database.open(scene.app, pool_size=2)
-    found = Attacker(connection, db, ArtifactStore(tmp_path))
+    found = Attacker(connection, db, ArtifactStore(Folder(tmp_path)))
     yield found
     await found.restore()
     await db.close()

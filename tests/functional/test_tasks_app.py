@@ -14,6 +14,7 @@ import pytest
 from tests.databases import DatabaseUrls, run
 
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.secret_files import ensure_secrets
 from tiebreak.store import partitions
 
@@ -57,7 +58,7 @@ def test_tasks_run_on_the_queue(
     worker: subprocess.Popen[bytes], environment: dict[str, str], database_urls: DatabaseUrls
 ) -> None:
     name = call(environment, "audit.checkpoint")
-    artifacts = ArtifactStore(Path(environment["TIEBREAK_DATA_DIR"]) / "artifacts")
+    artifacts = ArtifactStore(Folder(Path(environment["TIEBREAK_DATA_DIR"]) / "artifacts"))
     assert name in artifacts.list_checkpoints()
     call(environment, "store.partitions")
     present = run(_years(database_urls.owner))

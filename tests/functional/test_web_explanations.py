@@ -19,6 +19,7 @@ from tests.functional.serving import REPAIRS, TICKET, prepare, serving, settings
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.model import Model
@@ -72,7 +73,7 @@ def parts() -> Mapping[str, bytes]:
 def stored(parts: Mapping[str, bytes], keyring: Keyring, folder: Path) -> str:
     """Store the bundle where the server looks for it; its digest."""
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    return ArtifactStore(folder / "artifacts").put_bundle(make_bundle(parts, keys))
+    return ArtifactStore(Folder(folder / "artifacts")).put_bundle(make_bundle(parts, keys))
 
 
 def ticket(ticket_id: str, **fields: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 from tests.databases import DatabaseUrls
+from tests.s3 import S3
 from tests.store_samples import NAME, admit, decide, record, ticket, told
 
 from tiebreak.audit import checkpoints
@@ -20,15 +21,29 @@ from tiebreak.audit.checkpoints import LanesContradicted
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.blobs import Blobs
+from tiebreak.bundles.bucket import Bucket
+from tiebreak.bundles.folder import Folder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import StillUndecided, erase
 from tiebreak.store.outcomes import TicketUnknown
 
+BOTH = pytest.mark.parametrize("blobs", ["folder", "bucket"], indirect=True)
+
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path)
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    """A folder; a bucket too for tests marked with BOTH."""
+    if getattr(request, "param", "folder") == "folder":
+        return Folder(tmp_path)
+    server: S3 = request.getfixturevalue("s3_server")
+    return Bucket(server.settings())
+
+
+@pytest.fixture
+def artifacts(blobs: Blobs) -> ArtifactStore:
+    return ArtifactStore(blobs)
 
 
 @pytest.fixture
@@ -145,6 +160,7 @@ async def test_a_seal_cut_off_the_end_leaves_its_records_bare(
     assert report.first.table == "outcomes"
 
 
+@BOTH
 async def test_a_tail_cut_with_its_records_is_named_by_the_checkpoint(
     lane: Lane,
     check: Any,
@@ -164,6 +180,7 @@ async def test_a_tail_cut_with_its_records_is_named_by_the_checkpoint(
         await checkpoints.write(db, artifacts, keyring)
 
 
+@BOTH
 async def test_a_whole_lane_deleted_after_a_checkpoint_is_named(
     lane: Lane,
     check: Any,
@@ -244,17 +261,39 @@ async def test_altered_keys_are_named(lane: Lane, check: Any, attacker: asyncpg.
     }
 
 
+@BOTH
 async def test_a_checkpoint_that_was_altered_is_named(
-    lane: Lane, check: Any, db: Database, artifacts: ArtifactStore, keyring: Keyring, tmp_path: Path
+    lane: Lane,
+    check: Any,
+    db: Database,
+    artifacts: ArtifactStore,
+    keyring: Keyring,
+    blobs: Blobs,
+) -> None:
+    place = f"checkpoints/{await checkpoints.write(db, artifacts, keyring)}"
+    signed = orjson.loads(blobs.get(place) or b"")
+    signed["body"] = signed["body"].replace("[3,", "[2,")
+    blobs.put(place, orjson.dumps(signed))
+    assert causes(await check()) == {"checkpoint_forged"}
+    blobs.put(place, b"{")
+    assert causes(await check()) == {"checkpoint_forged"}
+
+
+async def test_a_newest_checkpoint_of_long_ago_is_found(
+    lane: Lane,
+    check: Any,
+    attacker: asyncpg.Connection,
+    db: Database,
+    artifacts: ArtifactStore,
+    keyring: Keyring,
+    tmp_path: Path,
 ) -> None:
     name = await checkpoints.write(db, artifacts, keyring)
-    path = tmp_path / "checkpoints" / name
-    signed = orjson.loads(path.read_bytes())
-    signed["body"] = signed["body"].replace("[3,", "[2,")
-    path.write_bytes(orjson.dumps(signed))
-    assert causes(await check()) == {"checkpoint_forged"}
-    path.write_bytes(b"{")
-    assert causes(await check()) == {"checkpoint_forged"}
+    long_ago = "20200101t000000.000000z.json"
+    (tmp_path / "checkpoints" / name).rename(tmp_path / "checkpoints" / long_ago)
+    await attacker.execute("DELETE FROM audit_seals WHERE lane = $1 AND seq = 4", lane.id)
+    await attacker.execute("DELETE FROM outcomes")
+    assert causes(await check()) == {"lane_truncated"}
 
 
 async def erased(lane: Lane, ticket_id: str) -> int:

@@ -86,7 +86,7 @@ async def _prepare(settings: Settings) -> None:
     tickets, events = simulation.write(settings.data_dir)
     files = Files([tickets], [events])
     await import_history(db, KEYRING, LOCATE, files, actor="tests", now=END)
-    library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), BUNDLE_KEYS)
+    library = PolicyLibrary(db, ArtifactStore.of(settings), BUNDLE_KEYS)
     proposal = await propose(db, library, KEYRING, "locate", ordinal=None, digest=None)
     await records.install(
         lane, KEYRING, proposal.parts, author="ann", approver="bob", reason="first"
@@ -131,7 +131,7 @@ class Bench:
 
     @property
     def artifacts(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.artifacts_dir)
+        return ArtifactStore.of(self.settings)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ async def bench(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncGen
     monkeypatch.setattr(window, "SPAN_TICKETS", 200)
     db = await Database.of(settings)
     lane = await Lane.open(db, "tests", KEYRING)
-    library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), BUNDLE_KEYS)
+    library = PolicyLibrary(db, ArtifactStore.of(settings), BUNDLE_KEYS)
     yield Bench(db, settings, Runner(db, lane, settings, BUNDLE_KEYS, "ann"), library)
     await db.close()
 

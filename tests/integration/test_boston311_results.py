@@ -59,7 +59,7 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
     await import_history(db, keyring, workflow, files, actor="ann")
 
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    trainer = Trainer(db, lane, ArtifactStore(settings.artifacts_dir), keys, keyring.entity_key)
+    trainer = Trainer(db, lane, ArtifactStore.of(settings), keys, keyring.entity_key)
     run = await trainer.run(
         workflow,
         known_by=datetime(2017, 1, 8, tzinfo=UTC),

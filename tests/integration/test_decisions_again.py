@@ -19,6 +19,7 @@ from tests.functional.serving import REPAIRS, RULES, TICKET, prepare, settings_f
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.tickets import Schema, Submission, parse_submission
 from tiebreak.core.workflow import Cuts, Field, FieldType, Knobs, Workflow
@@ -84,7 +85,7 @@ class Place:
             return await erasure.erase(unit, "repairs", ticket_id, actor="dpo", reason="asked")
 
     async def report(self) -> Any:
-        return await verify(self.service.db, ArtifactStore(self.folder), self.keyring)
+        return await verify(self.service.db, ArtifactStore(Folder(self.folder)), self.keyring)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import outcome_schema, ticket_schema
 from tiebreak.core.workflow import Workflow
@@ -97,7 +98,7 @@ async def test_everything_read_is_stored_once(
     assert len(before["tickets"]) == report.tickets
     assert before["tickets"][0]["as_of"] == simulation.tickets["opened_at"][0]
 
-    verified = await verify(db, ArtifactStore(tmp_path / "artifacts"), keyring)
+    verified = await verify(db, ArtifactStore(Folder(tmp_path / "artifacts")), keyring)
     assert verified.is_intact, verified.first
     assert verified.verified >= report.tickets + simulation.events.height
 

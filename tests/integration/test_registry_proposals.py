@@ -11,6 +11,7 @@ from tests.functional.serving import REPAIRS, RULES, TICKET
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import submission, ticket_schema
@@ -51,7 +52,7 @@ async def arrive(lane: Lane, keyring: Keyring, workflow: Workflow) -> None:
 @pytest.fixture
 def library(db: Database, keyring: Keyring, tmp_path: Path) -> PolicyLibrary:
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    return PolicyLibrary(db, ArtifactStore(tmp_path), keys)
+    return PolicyLibrary(db, ArtifactStore(Folder(tmp_path)), keys)
 
 
 async def test_other_history_features_are_refused_once_there_is_history(

@@ -22,6 +22,7 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.decisions import service as serving_service
@@ -124,7 +125,7 @@ async def test_the_way_into_production_is_told_step_by_step(room: Room, tmp_path
         *(f"release.{event.kind}" for event in told),
         "production.promoted",
     ]
-    assert (await verify(room.office.db, ArtifactStore(tmp_path), KEYRING)).is_intact
+    assert (await verify(room.office.db, ArtifactStore(Folder(tmp_path)), KEYRING)).is_intact
 
 
 async def test_a_backtest_is_of_exactly_this_policy_against_production(room: Room) -> None:

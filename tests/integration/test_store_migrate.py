@@ -15,6 +15,7 @@ from tests.upgrades import record
 
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.embedded.postgres import PostgresServer
@@ -88,7 +89,7 @@ async def test_an_upgrade_keeps_what_was_stored(
         assert sorted(kept, key=repr) == sorted(rows, key=repr), table
 
     db = await Database.open(urls.app, pool_size=4)
-    artifacts = ArtifactStore(tmp_path)
+    artifacts = ArtifactStore(Folder(tmp_path))
     report = await verify(db, artifacts, KEYRING)
     assert report.is_intact, report.findings
     assert report.verified > 50

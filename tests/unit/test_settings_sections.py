@@ -150,3 +150,38 @@ def test_the_fingerprint_names_what_differs() -> None:
     assert now.differences({**now.parts, "polars": "0.1"}) == [
         f"polars: 0.1 → {now.parts['polars']}"
     ]
+
+
+def test_a_bucket_is_named_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIEBREAK_ARTIFACTS__URL", "s3://models/site/one/")
+    monkeypatch.setenv("TIEBREAK_ARTIFACTS__ENDPOINT_URL", "http://127.0.0.1:9000")
+    assert Settings.load().artifacts.place == ("models", "site/one")
+    monkeypatch.setenv("TIEBREAK_ARTIFACTS__URL", "s3://models")
+    assert Settings.load().artifacts.place == ("models", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("URL", "s3://"),
+        ("URL", "models"),
+        ("URL", "https://models"),
+        ("URL", "s3://Models"),
+        ("URL", "s3://models/../x"),
+        ("URL", "s3://models//x"),
+        ("URL", "s3://key:hidden-value@models/x"),
+        ("URL", "s3://models/x?token=hidden-value"),
+        ("ENDPOINT_URL", "127.0.0.1:9000"),
+        ("ENDPOINT_URL", "http://key:hidden-value@127.0.0.1:9000"),
+        ("ENDPOINT_URL", "http://127.0.0.1:9000/?token=hidden-value"),
+        ("CACHE_BYTES", "0"),
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TIEBREAK_ARTIFACTS__{name}", value)
+    with pytest.raises(SettingsInvalid) as caught:
+        Settings.load()
+    assert [problem.where for problem in caught.value.problems] == [f"TIEBREAK_ARTIFACTS__{name}"]
+    assert "hidden-value" not in str(caught.value) + repr(caught.value.problems)

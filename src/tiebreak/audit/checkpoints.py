@@ -10,7 +10,7 @@ import hmac
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -20,6 +20,7 @@ from tiebreak.errors import IntegrityFailure
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 
+LATELY = timedelta(days=1)
 _DOMAIN = b"tiebreak checkpoint 1\n"
 
 
@@ -68,14 +69,16 @@ async def write(db: Database, artifacts: ArtifactStore, keyring: Keyring) -> str
         option=orjson.OPT_SORT_KEYS,
     ).decode()
     mac = _mac(body, keyring.seal_keys[keyring.seal_key_id])
-    name = f"{now:%Y%m%dt%H%M%S.%f}z.json"
+    name = _name(now)
     artifacts.put_checkpoint(name, orjson.dumps({"body": body, "mac": mac.hex()}))
     return name
 
 
 def newest(artifacts: ArtifactStore, keyring: Keyring) -> Heads | None:
     """The heads in the newest checkpoint, None when there is none. Raises `CheckpointForged`."""
-    names = artifacts.list_checkpoints()
+    # There is one each minute, and a bucket lists them a thousand at a time, the oldest first.
+    lately = _name(datetime.now(UTC) - LATELY)
+    names = artifacts.list_checkpoints(after=lately) or artifacts.list_checkpoints()
     return _read(names[-1], artifacts.read_checkpoint(names[-1]), keyring) if names else None
 
 
@@ -90,6 +93,11 @@ def _read(name: str, data: bytes, keyring: Keyring) -> Heads:
     except (ValueError, KeyError, TypeError):
         raise CheckpointForged(name=name) from None
     return {uuid.UUID(lane): Head(seq, bytes.fromhex(head)) for lane, (seq, head) in lanes.items()}
+
+
+def _name(moment: datetime) -> str:
+    """What a checkpoint of this moment is called; names go in the order of time."""
+    return f"{moment:%Y%m%dt%H%M%S.%f}z.json"
 
 
 def _mac(body: str, key: bytes) -> bytes:

@@ -15,7 +15,8 @@ import polars as pl
 from tiebreak.backtest.comparing import Comparison
 from tiebreak.backtest.plans import Plan, Request
 from tiebreak.backtest.window import Span, read_span
-from tiebreak.bundles.artifacts import ArtifactStore, write_whole
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import write_whole
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import Policy
 from tiebreak.registry.policies import Recipe, assemble
@@ -40,7 +41,7 @@ class Desk:
     @contextmanager
     def opened(self) -> Generator[Callable[[Span], int]]:
         """A function that tallies a span into its file and gives the number of tickets."""
-        artifacts = ArtifactStore(self.settings.artifacts_dir)
+        artifacts = ArtifactStore.of(self.settings)
         request = self.request
         comparison = Comparison(
             candidate=built(request.candidate, artifacts, self.keys),

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from tiebreak.bundles.artifacts import write_whole
+from tiebreak.bundles.folder import write_whole
 from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
 from tiebreak.settings import Settings
 

@@ -29,7 +29,8 @@ from tiebreak.backtest.outcomes import figures
 from tiebreak.backtest.plans import Plan, Request, check_segments
 from tiebreak.backtest.window import Span, spans_of, window_of
 from tiebreak.backtest.workers import work
-from tiebreak.bundles.artifacts import ArtifactStore, write_whole
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import write_whole
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.errors import Conflict, NotFound
 from tiebreak.fingerprint import engine_fingerprint
@@ -80,7 +81,7 @@ class Runner:
         """
         begun, started_at = time.monotonic(), datetime.now(UTC)
         check_segments(request.candidate.workflow, request.by)
-        artifacts = ArtifactStore(self.settings.artifacts_dir)
+        artifacts = ArtifactStore.of(self.settings)
         await asyncio.to_thread(built, request.candidate, artifacts, self.keys)
         folder = self.evidence.folder / "unfinished" / request.key
         with _alone(folder):

@@ -1,24 +1,30 @@
-"""The artifact folder: bundles by digest, aliases for people, signed checkpoints.
+"""The artifacts: bundles by digest, aliases for people, signed checkpoints.
 
     bundles/<digest>.bundle
     aliases/<workflow>/risk_model_latest, risk_model_candidate
     checkpoints/<name>
 
-Files appear whole or not at all. An alias is for people and tools; what may be loaded is named
-by the release record.
+They lie in a folder or in an S3 bucket. An alias is for people and tools; what may be loaded is
+named by the release record.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from tiebreak.bundles.format import digest_of
-from tiebreak.bundles.signing import HEADER_BYTES, MAGIC, BundleUnsigned
-from tiebreak.errors import Conflict, InvalidInput, NotFound
+import structlog
+
+from tiebreak.bundles.blobs import ArtifactsUnavailable, Blobs
+from tiebreak.bundles.cache import BundleCache
+from tiebreak.bundles.folder import Folder
+from tiebreak.bundles.format import digest_of, open_bundle
+from tiebreak.bundles.signing import HEADER_BYTES, MAGIC, BundleKeys, BundleRejected, BundleUnsigned
+from tiebreak.errors import Conflict, InvalidInput, NotFound, Problem
+from tiebreak.settings import Settings
+
+log = structlog.get_logger()
 
 Alias = Literal["risk_model_latest", "risk_model_candidate"]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -26,13 +32,13 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 class BundleMissing(NotFound):
-    """The artifact folder holds no bundle of this digest."""
+    """No bundle of this digest is among the artifacts."""
 
     code = "bundle_missing"
 
 
 class CheckpointMissing(NotFound):
-    """The artifact folder holds no checkpoint of this name."""
+    """No checkpoint of this name is among the artifacts."""
 
     code = "checkpoint_missing"
 
@@ -49,121 +55,155 @@ class ArtifactNameUnfit(InvalidInput):
     code = "artifact_name_unfit"
 
 
-class ArtifactStore:
-    """The artifacts under one folder, which is made where it does not exist."""
+class S3Missing(InvalidInput):
+    """Artifacts on S3 need an S3 client, which is not installed."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    code = "s3_missing"
+
+
+class ArtifactStore:
+    """The artifacts of one place. All but the constructors raise ArtifactsUnavailable."""
+
+    def __init__(self, blobs: Blobs, cache: BundleCache | None = None) -> None:
+        self._blobs = blobs
+        self._cache = cache
+
+    @classmethod
+    def of(cls, settings: Settings) -> ArtifactStore:
+        """The artifacts where the settings say: in a bucket, else in the data folder; S3Missing.
+
+        No connection is made before the first use.
+        """
+        if settings.artifacts.url is None:
+            return cls(Folder(settings.artifacts_dir))
+        try:
+            from tiebreak.bundles.bucket import Bucket  # the extra `s3` may not be installed
+        except ModuleNotFoundError as error:
+            raise S3Missing(hint="Install the extra: `pip install 'tiebreak[s3]'`.") from error
+        cache = BundleCache(settings.bundle_cache_dir, settings.artifacts.cache_bytes)
+        return cls(Bucket(settings.artifacts), cache)
 
     def put_bundle(self, data: bytes) -> str:
         """Stores a signed bundle under the digest of its payload, which is returned."""
         if len(data) < HEADER_BYTES or not data.startswith(MAGIC):
             raise BundleUnsigned
         digest = digest_of(data[HEADER_BYTES:])
-        write_whole(self._bundle(digest), data)
+        self._blobs.put(_bundle(digest), data)
         return digest
 
-    def read_bundle(self, digest: str) -> bytes:
-        """The bundle's bytes, unverified: give them to `open_bundle`; BundleMissing."""
+    def open_bundle(self, digest: str, keys: BundleKeys) -> Mapping[str, bytes]:
+        """The parts of a bundle, from bytes that were verified; BundleMissing, BundleRejected.
+
+        A good copy on this machine answers without the place being asked.
+        """
+        name = _bundle(digest)
+        refused: BundleRejected | None = None
         try:
-            return self._bundle(digest).read_bytes()
-        except FileNotFoundError as error:
-            raise BundleMissing(digest=digest) from error
+            parts = self._copied(digest, keys)
+        except BundleRejected as error:
+            refused = error
+        else:
+            if parts is not None:
+                return parts
+        try:
+            data = self._blobs.get(name)
+        except ArtifactsUnavailable as error:
+            if refused is None:
+                raise
+            raise ArtifactsUnavailable(f"{error.message} {refused.message}", hint=error.hint) from (
+                refused
+            )
+        if data is None:
+            raise BundleMissing(digest=digest)
+        parts = open_bundle(data, keys, expect_digest=digest)
+        if self._cache is not None:
+            self._cache.keep(digest, data)
+        return parts
 
     def has_bundle(self, digest: str) -> bool:
         """Whether a bundle of this digest is here."""
-        return self._bundle(digest).is_file()
+        return self._blobs.has(_bundle(digest))
 
     def list_bundles(self) -> tuple[str, ...]:
         """Digests of all bundles, sorted."""
-        return tuple(sorted(path.stem for path in self._root.glob("bundles/*.bundle")))
+        names = self._blobs.names("bundles")
+        return tuple(name.removesuffix(".bundle") for name in names if name.endswith(".bundle"))
 
     def set_alias(self, workflow: str, alias: Alias, digest: str) -> None:
         """Lets the alias name a bundle that is here; BundleMissing."""
         if not self.has_bundle(digest):
             raise BundleMissing(digest=digest)
-        write_whole(self._alias(workflow, alias), f"{digest}\n".encode())
-
-    def clear_alias(self, workflow: str, alias: Alias) -> None:
-        """Lets the alias name nothing."""
-        self._alias(workflow, alias).unlink(missing_ok=True)
+        self._blobs.put(_alias(workflow, alias), f"{digest}\n".encode())
 
     def read_alias(self, workflow: str, alias: Alias) -> str | None:
         """The digest that the alias names, None where it names nothing."""
-        try:
-            return self._alias(workflow, alias).read_text().strip()
-        except FileNotFoundError:
-            return None
+        data = self._blobs.get(_alias(workflow, alias))
+        return None if data is None else data.decode(errors="replace").strip()
 
     def put_checkpoint(self, name: str, data: bytes) -> None:
         """Stores a checkpoint for good; CheckpointExists where it has other content."""
-        path = self._checkpoint(name)
-        if not _write_new(path, data) and path.read_bytes() != data:
+        place = _checkpoint(name)
+        if not self._blobs.put_new(place, data) and self._blobs.get(place) != data:
             raise CheckpointExists(name=name)
 
     def read_checkpoint(self, name: str) -> bytes:
         """The checkpoint's bytes; CheckpointMissing."""
+        data = self._blobs.get(_checkpoint(name))
+        if data is None:
+            raise CheckpointMissing(name=name)
+        return data
+
+    def list_checkpoints(self, *, after: str = "") -> tuple[str, ...]:
+        """Names of all checkpoints that come after this name, sorted."""
+        names = self._blobs.names("checkpoints", after=after)
+        return tuple(name for name in names if _NAME.fullmatch(name))
+
+    def examine(self, in_use: Iterable[str] = ()) -> tuple[Problem, ...]:
+        """What is wrong with the place, or with these bundles in it, whose copies are kept."""
+        digests = tuple(in_use)
+        if self._cache is not None:
+            for digest in digests:
+                self._cache.touch(digest)
         try:
-            return self._checkpoint(name).read_bytes()
-        except FileNotFoundError as error:
-            raise CheckpointMissing(name=name) from error
+            missing = [digest for digest in digests if not self.has_bundle(digest)]
+            found = self._blobs.problems()
+        except ArtifactsUnavailable as error:
+            return (Problem("artifacts", error.code, error.message, error.hint),)
+        return (*found, *(self._lost(digest) for digest in missing))
 
-    def list_checkpoints(self) -> tuple[str, ...]:
-        """Names of all checkpoints, sorted."""
-        paths = self._root.glob("checkpoints/*")
-        return tuple(sorted(path.name for path in paths if _NAME.fullmatch(path.name)))
+    def _copied(self, digest: str, keys: BundleKeys) -> Mapping[str, bytes] | None:
+        """The parts of the copy on this machine, None without one; a refusal names its file."""
+        data = None if self._cache is None else self._cache.get(digest)
+        if self._cache is None or data is None:
+            return None
+        try:
+            return open_bundle(data, keys, expect_digest=digest)
+        except BundleRejected as error:
+            path = str(self._cache.path(digest))
+            log.warning("bundle_copy_refused", path=path, code=error.code)
+            raise type(error)(f"The copy {path} is refused: {error.message}") from error
 
-    def _bundle(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
-        return self._root / "bundles" / f"{digest}.bundle"
-
-    def _alias(self, workflow: str, alias: str) -> Path:
-        return self._root / "aliases" / _name(workflow) / _name(alias)
-
-    def _checkpoint(self, name: str) -> Path:
-        return self._root / "checkpoints" / _name(name)
+    def _lost(self, digest: str) -> Problem:
+        message = f"{self._blobs} no longer holds bundle {digest}, which decides now."
+        hint = "Put it back before a worker starts anew without it."
+        return Problem("artifacts", BundleMissing.code, message, hint)
 
 
-def _name(name: str) -> str:
+def _bundle(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
+    return f"bundles/{digest}.bundle"
+
+
+def _alias(workflow: str, alias: str) -> str:
+    return f"aliases/{_fit(workflow)}/{_fit(alias)}"
+
+
+def _checkpoint(name: str) -> str:
+    return f"checkpoints/{_fit(name)}"
+
+
+def _fit(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ArtifactNameUnfit(hint="Use lower-case letters, digits, dot, dash, underscore.")
     return name
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Puts `data` in place of what stands at `path`, whole and durable, or not at all."""
-    temporary = _temporary(path, data)
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _write_new(path: Path, data: bytes) -> bool:
-    """Whether there was nothing at `path`, so that `data` stands there now."""
-    temporary = _temporary(path, data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-    return True
-
-
-def _temporary(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-    with temporary.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -73,7 +73,7 @@ def verify_(json: JsonOption = False) -> None:
 
 @app.command()
 def checkpoint(json: JsonOption = False) -> None:
-    """Write the signed heads of all lanes to the artifact folder now; it also happens each minute.
+    """Write the signed heads of all lanes to the artifacts now; it also happens each minute.
 
     Example: `tiebreak audit checkpoint`
     """

@@ -14,7 +14,7 @@ from tiebreak.backtest import report
 from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.backtest.plans import Request
 from tiebreak.backtest.run import Runner
-from tiebreak.bundles.artifacts import write_whole
+from tiebreak.bundles.folder import write_whole
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.cli.train import DATES

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
+from tiebreak.bundles.artifacts import ArtifactStore, S3Missing
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.settings import (
@@ -30,7 +31,7 @@ def _group() -> None:
 
 @app.command()
 def check(json: JsonOption = False) -> None:
-    """Print all settings, secrets masked, and say what is wrong with them.
+    """Print all settings, secrets masked, and say what is wrong with them and with the bucket.
 
     Example: `TIEBREAK_API__PORT=9000 tiebreak config check`
     """
@@ -56,7 +57,7 @@ def unknown_variables(environment: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def contradictions(settings: Settings) -> Iterator[Problem]:
-    """Settings that are each valid but do not go together, and keys that cannot be used."""
+    """Settings that are each valid but do not go together, and what they name but does not work."""
     database = settings.database
     if database.url and not database.owner_url:
         yield Problem(
@@ -72,6 +73,11 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
             "DATABASE_OWNER_URL is set, but not the application's own address.",
             "Set it to the same database with the app role.",
         )
+    if settings.artifacts.url is not None:
+        try:
+            yield from ArtifactStore.of(settings).examine()
+        except S3Missing as error:
+            yield Problem("TIEBREAK_ARTIFACTS__URL", error.code, error.message, error.hint)
     if settings.secrets_dir.exists() or settings.keys.seal is not None:
         try:
             Keyring.load(settings)

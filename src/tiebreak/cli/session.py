@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import structlog
@@ -54,10 +55,10 @@ class Session:
     lane: Lane
     person: str
 
-    @property
+    @cached_property
     def artifacts(self) -> ArtifactStore:
-        """The folder of bundles and checkpoints."""
-        return ArtifactStore(self.settings.artifacts_dir)
+        """Bundles and checkpoints."""
+        return ArtifactStore.of(self.settings)
 
     @property
     def bundle_keys(self) -> BundleKeys:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output
 from tiebreak.embedded.binaries import EmbeddedFailed
 from tiebreak.embedded.record import read_record
@@ -32,6 +33,8 @@ def command(
     """
     settings = Settings.load()
     out = Output(as_json=json)
+    for problem in ArtifactStore.of(settings).examine():
+        out.note(f"Warning: {problem}")
     if detach and holder(settings.data_dir) is None:
         _detach(settings, out)
         return

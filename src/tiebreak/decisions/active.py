@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tiebreak.core.policy import Policy
 from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.errors import NotFound, Problem
 from tiebreak.registry.policies import PolicyLibrary
-from tiebreak.registry.records import ForgedRelease, ReleaseRecord, current
+from tiebreak.registry.records import ForgedRelease, Kind, ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 
@@ -66,8 +66,18 @@ class ActivePolicies:
                 await self._install(release)
         self._forged = forged
 
+    def bundles(self) -> tuple[str, ...]:
+        """Digests of the bundles that decide now."""
+        found = {active.policy.parts.bundle_digest for active in self._active.values()}
+        return tuple(sorted(digest for digest in found if digest is not None))
+
     async def _install(self, release: ReleaseRecord) -> None:
         loaded = await self._library.get(release.policy_hash)
+        before = self._active.get(release.workflow)
+        may_wait = release.kind is not Kind.DEMOTE  # what is demoted goes at once
+        if may_wait and loaded.is_waiting and before and before.policy.model is not None:
+            self._active[release.workflow] = replace(before, problem=_waiting(loaded.problem))
+            return
         schema = ticket_schema(loaded.policy.workflow)
         self._active[release.workflow] = Active(release, loaded.policy, schema, loaded.problem)
 
@@ -78,3 +88,10 @@ class ActivePolicies:
             where = f"workflows.{workflow}.release"
             found.append(Problem(where, error.code, error.message, error.hint))
         return found
+
+
+def _waiting(problem: Problem | None) -> Problem:
+    """What is told while the bundle of a new release cannot be fetched."""
+    assert problem is not None
+    message = f"{problem.message} The policy before it goes on deciding."
+    return replace(problem, message=message)

@@ -22,6 +22,7 @@ from tiebreak.decisions.again import Again, Request
 from tiebreak.decisions.batcher import Batcher, Pending
 from tiebreak.decisions.listening import Listener
 from tiebreak.decisions.serving import Serving
+from tiebreak.decisions.upkeep import Upkeep
 from tiebreak.errors import Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import PolicyLibrary
@@ -58,9 +59,11 @@ class DecisionService:
     def __init__(self, db: Database, settings: Settings, keyring: Keyring, limits: Limits) -> None:
         self.db = db
         keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-        self.library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), keys)
+        artifacts = ArtifactStore.of(settings)
+        self.library = PolicyLibrary(db, artifacts, keys)
         self.active = ActivePolicies(db, self.library, keyring)
         self._listener = Listener(db)
+        self._upkeep = Upkeep(artifacts, self.active)
         self._keyring = keyring
         self._limits = limits
         self._batchers: dict[str, Batcher] = {}
@@ -68,7 +71,7 @@ class DecisionService:
         self._again: Again | None = None
         self._trouble: Problem | None = None
         self._recovered_at = 0.0
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
     async def start(
@@ -83,7 +86,10 @@ class DecisionService:
         service = cls(await Database.of(settings), settings, keyring, limits)
         await service._keep()
         service._listener.start()
-        service._keeper = asyncio.create_task(service._keep_on())
+        service._keepers = (
+            asyncio.create_task(service._keep_on()),
+            asyncio.create_task(service._upkeep.keep_on()),
+        )
         return service
 
     async def decide(self, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
@@ -173,7 +179,9 @@ class DecisionService:
         if self._serving is not None and not self.active.workflows():
             hint = "Load a workflow, train, and install a policy; or run `tiebreak demo`."
             found.append(Problem("workflows", "none_in_production", "Nothing to decide by.", hint))
-        return found + self.active.problems()
+        found += self.active.problems()
+        codes = {problem.code for problem in found}
+        return found + [each for each in self._upkeep.problems if each.code not in codes]
 
     @property
     def is_ready(self) -> bool:
@@ -182,10 +190,10 @@ class DecisionService:
 
     async def drain(self) -> None:
         """Refuse new tickets, answer the waiting ones, then close."""
-        if self._keeper is not None:
-            self._keeper.cancel()
+        for keeper in self._keepers:
+            keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+                await keeper
         await self._listener.stop()
         await asyncio.gather(*(batcher.drain() for batcher in self._batchers.values()))
         await self.db.close()

@@ -11,7 +11,7 @@ import polars as pl
 from sqlalchemy import Column, select
 
 from tiebreak.bundles.artifacts import ArtifactStore
-from tiebreak.bundles.format import open_bundle
+from tiebreak.bundles.blobs import ArtifactsUnavailable
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.decide import decide
 from tiebreak.core.model import Model
@@ -43,6 +43,11 @@ class LoadedPolicy:
 
     policy: Policy
     problem: Problem | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the bundle may be sound, and only the place that holds it is away."""
+        return self.problem is not None and self.problem.code == ArtifactsUnavailable.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +159,7 @@ def _model(
     if digest is None:
         return None, None
     try:
-        data = artifacts.read_bundle(digest)
-        model = Model.load(open_bundle(data, keys, expect_digest=digest), digest)
+        model = Model.load(artifacts.open_bundle(digest, keys), digest)
         model.warm()
     except TiebreakError as error:
         return None, _problem(parts, error)

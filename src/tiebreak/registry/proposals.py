@@ -21,7 +21,7 @@ SHOWN = ("workflow_version", "rules_version", "bundle_digest", "tiebreak_version
 
 
 class NoSuchModel(NotFound):
-    """The artifact folder holds no model of this digest."""
+    """No model of this digest is among the artifacts."""
 
     code = "no_such_model"
 

@@ -12,9 +12,9 @@ from tiebreak.tasks.site import run
 
 @app.task(name="audit.checkpoint")
 def write_checkpoint() -> str:
-    """Write the signed heads of all lanes to the artifact folder; the checkpoint's name."""
+    """Write the signed heads of all lanes to the artifacts; the checkpoint's name."""
 
     async def work(db: Database, settings: Settings, keyring: Keyring) -> str:
-        return await checkpoints.write(db, ArtifactStore(settings.artifacts_dir), keyring)
+        return await checkpoints.write(db, ArtifactStore.of(settings), keyring)
 
     return run(work)
