@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -63,6 +64,11 @@ class Model:
         ):
             raise ModelMalformed
         return cls(digest, features, manifest, calibrator, tables, session)
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the features, in their order."""
+        return tuple(feature.name for feature in self.features)
 
     @property
     def base_value(self) -> float:

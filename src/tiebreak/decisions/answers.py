@@ -20,6 +20,7 @@ from tiebreak.decisions.rows import contributions_of
 Answer = dict[str, Any]
 TOP_CONTRIBUTIONS = 5
 TOP_WORDS = 10
+_LABELS = {int(band): band.label for band in Band}
 
 
 def answer(row: Mapping[str, Any], feature_names: Sequence[str] | None) -> Answer:
@@ -51,7 +52,7 @@ def answer(row: Mapping[str, Any], feature_names: Sequence[str] | None) -> Answe
 
 
 def _label(band: int | None) -> str | None:
-    return None if band is None else Band(band).label
+    return None if band is None else _LABELS[band]
 
 
 def _model(row: Mapping[str, Any], feature_names: Sequence[str] | None) -> Answer:

@@ -28,9 +28,6 @@ from tiebreak.store.writes import are_few
 
 log = structlog.get_logger()
 
-# Nobody is answered before the decision's COMMIT, which flushes all that was written before it;
-# so an admission need not wait for the disk, least of all while it holds the history lock.
-UNFLUSHED = "BEGIN; SET LOCAL synchronous_commit = off"
 FIRST = 1  # the ordinal of the decision that answers a submission
 POLLS_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -70,7 +67,7 @@ class Serving:
 
     async def admit(self, active: Active, batch: Batch) -> Admission:
         """Admit a batch in one short transaction."""
-        async with self._admission_lane.unit(begin=UNFLUSHED) as unit:
+        async with self._admission_lane.unit() as unit:
             return await admit(
                 unit,
                 active.release.workflow,
@@ -181,9 +178,9 @@ class Serving:
         return answer(row, self.feature_names(active, row))
 
     @staticmethod
-    def feature_names(active: Active, row: Mapping[str, Any]) -> list[str] | None:
+    def feature_names(active: Active, row: Mapping[str, Any]) -> Sequence[str] | None:
         """The features of the decision's model when it is the one in production."""
         model = active.policy.model
         if model is None or row["policy_hash"] != active.policy.hash:
             return None
-        return [feature.name for feature in model.features]
+        return model.feature_names
