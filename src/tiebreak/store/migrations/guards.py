@@ -11,7 +11,7 @@ from typing import Final
 
 from tiebreak.store.roles import APP, READONLY
 
-MUTABLE: Final = frozenset({"workflow_clocks", "history_builds"})
+MUTABLE: Final = frozenset({"workflow_clocks", "history_builds", "training_turns"})
 """The tables that are not append-only; every other table is."""
 
 ERASABLE: Final = {
