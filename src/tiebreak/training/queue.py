@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 
 import structlog
-from celery import Celery
 
 from tiebreak.settings import Settings
 
@@ -23,6 +22,8 @@ def send(settings: Settings, run_id: uuid.UUID) -> bool:
     url = settings.redis.url
     if url is None:
         return False
+    from celery import Celery  # not at the top: workers of the API seldom need it
+
     broker = url.get_secret_value()
     app = Celery("tiebreak", broker=broker, set_as_current=False)
     app.conf.update(
