@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,7 +75,7 @@ def until(place: Place, run_id: str, holds: Callable[[Run], bool]) -> Run:
 
 
 def fits(run: Run) -> bool:
-    return run["step"] == "fit"
+    return (run["state"], run["step"]) == ("running", "fit")
 
 
 def has_ended(run: Run) -> bool:

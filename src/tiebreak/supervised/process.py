@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -52,6 +53,15 @@ class Supervised:
     def pid(self) -> int:
         """Its pid, which is its group's too."""
         return self._process.pid
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory that it uses now; 0 once it has ended."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     async def give(self, job: bytes) -> None:
         """Give it the job; one that has ended already is told of by `lines`."""

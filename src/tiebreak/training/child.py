@@ -24,6 +24,7 @@ from tiebreak.training.ends import lacks_memory, told
 
 VALIDATION_SHARE = 0.2  # of the tickets, the latest ones, where no `valid_from` is given
 FILE_BYTES = 1 << 28  # of compiled code that is kept for the next time
+MOST_RESERVED = 2  # times the memory it may use: the parent watches that, this is behind it
 TELL_EVERY_SECONDS = 0.1
 NO_MEMORY = b'{"out_of_memory":true}\n'
 
@@ -32,7 +33,7 @@ def main() -> None:
     """Do the job on standard input."""
     teller = Teller.on_standard_output()
     job = orjson.loads(sys.stdin.buffer.read())
-    confine(job["memory_bytes"], FILE_BYTES)
+    confine(MOST_RESERVED * job["memory_bytes"], FILE_BYTES)
     allow_cpu(job["cpu_seconds"])
     try:
         parts = asyncio.run(_trained(job, teller))
@@ -41,7 +42,7 @@ def main() -> None:
     except MemoryError:
         teller.say_bytes(NO_MEMORY)
         os._exit(0)
-    except Exception as error:  # noqa: BLE001 - the parent tells it; the text may quote tickets
+    except BaseException as error:  # noqa: BLE001 - Polars panics; the text may quote tickets
         teller.say({"out_of_memory": True} if lacks_memory(str(error)) else _crashed(error))
     else:
         teller.hand_over(parts)
@@ -100,7 +101,7 @@ class _Progress:
         self._teller.say({"step": step, "share": share})
 
 
-def _crashed(error: Exception) -> dict[str, Any]:
+def _crashed(error: BaseException) -> dict[str, Any]:
     """The kind of an unforeseen error and where it was met, without its text."""
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     places = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in frames]

@@ -30,7 +30,10 @@ FAMILIES: Mapping[str, type[TiebreakError]] = {
     family.__name__: family
     for family in (InvalidInput, NotFound, Conflict, NotAllowed, Unavailable, IntegrityFailure)
 }
-_NO_MEMORY = ("bad_alloc", "llocat", "MemoryError", "start new thread", "pthread_create")
+_NO_MEMORY = (
+    *("bad_alloc", "llocat", "MemoryError", "map segment", "start new thread"),
+    *("pthread_create", "Resource temporarily unavailable"),
+)
 
 
 class RunCancelled(Conflict):

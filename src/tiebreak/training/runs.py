@@ -36,6 +36,7 @@ from tiebreak.training.ends import (
     RunCrashed,
     RunTimedOut,
     TurnLost,
+    out_of_memory,
     result_of,
 )
 from tiebreak.training.fit import Progress
@@ -199,6 +200,8 @@ class Trainer:
                     while not result.done():
                         await asyncio.wait({result}, timeout=BEAT_SECONDS)
                         progress(turn.told.step, turn.told.share)
+                        if child.resident_bytes > limits.memory_bytes:
+                            raise out_of_memory()
                         now = await turns.beat(conn, turn)
                         if now.cancelled_by is not None:
                             raise RunCancelled(
