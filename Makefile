@@ -26,6 +26,9 @@ test: $(SYNCED) ## run the tests, within 10 minutes
 
 test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data, PostgreSQL 15
 	@$(RUN) pytest -n 2 $(TEST_ARGS)
+	@echo "With the extra mlflow, in an environment of its own"
+	@UV_PROJECT_ENVIRONMENT=.venv/mlflow $(UV) sync --frozen --quiet --extra mlflow
+	@.venv/mlflow/bin/python -m pytest tests/integration/test_training_mlflow.py
 	@if [ -x $(POSTGRES_15)/postgres ]; then \
 		echo "The integration tests again, on the PostgreSQL in $(POSTGRES_15)"; \
 		TESTS_POSTGRES=$(POSTGRES_15) $(RUN) pytest -n 2 tests/integration \

@@ -54,6 +54,13 @@ def ensure_secrets(folder: Path, *, is_new: bool) -> None:
         shutil.rmtree(draft)
 
 
+def ensure_password(folder: Path, name: str) -> str:
+    """The password of a role that came later than the folder; made where it is missing."""
+    if not (folder / f"{name}.password").exists():
+        write_secret(folder, f"{name}.password", secrets.token_urlsafe(24))
+    return read_secret(folder, f"{name}.password")
+
+
 def write_secret(folder: Path, name: str, value: str) -> None:
     """Write one secret so that it is there whole or not at all, and never readable by others."""
     draft = folder / f".{name}.{secrets.token_hex(4)}"

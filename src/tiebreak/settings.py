@@ -52,6 +52,8 @@ class DatabaseSettings(_Section):
     """Address for the app role, `postgresql://…`; also DATABASE_URL."""
     owner_url: SecretStr | None = None
     """Address for the owner role, for migrations only; also DATABASE_OWNER_URL."""
+    readonly_url: SecretStr | None = None
+    """Address for the read-only role, by which training reads; without it the app role's."""
     pool_size: Annotated[int, Field(ge=2, le=200)] = 10
     """Most connections of one process, in each of its two pools."""
 
@@ -123,6 +125,26 @@ class ApiSettings(_Section):
         return self.workers or min(MOST_WORKERS_BY_DEFAULT, len(os.sched_getaffinity(0)))
 
 
+class TrainingSettings(_Section):
+    """What one training run may take; it is ended where it takes more."""
+
+    memory_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    """Most memory."""
+    cpu_seconds: Annotated[int, Field(ge=1)] = 8 * 3600
+    """Most processor time, of all its threads."""
+    wall_seconds: Annotated[float, Field(gt=0)] = 8 * 3600
+    """Most time by the clock."""
+
+
+class MlflowSettings(_Section):
+    """Where training runs are told of in MLflow; needs the extra `mlflow`."""
+
+    tracking_uri: SecretStr | None = None
+    """Address of a tracking server or database; without it a database of our own Postgres."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for it; a run does not fail when it is away."""
+
+
 class LogSettings(_Section):
     """Logs, which carry decision ids and never personal data."""
 
@@ -188,6 +210,8 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
+    training: TrainingSettings = TrainingSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     log: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
 

@@ -33,6 +33,14 @@ include-operation-id = "list_audit"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
 
 [[operations]]
+include-operation-id = "list_training_runs"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
+
+[[operations]]
+include-operation-id = "start_training"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409"]
+
+[[operations]]
 include-operation-id = "decide_ticket"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
@@ -80,4 +88,4 @@ def test_no_request_breaks_the_server_or_its_promises(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-    assert "Operations:       15 selected / 15 total" in done.stdout
+    assert "Operations:       19 selected / 19 total" in done.stdout

@@ -634,6 +634,12 @@ BESIDE = [
         None,
     ),
     (
+        "training_turns",
+        "INSERT INTO training_turns (workflow, request, state, asked_at, step, share) "
+        "VALUES ('w', '{}', 'running', now(), '', 0)",
+        None,
+    ),
+    (
         "history_builds",
         "INSERT INTO history_builds SELECT workflow, 2, 1, last_as_of, 0, 0 FROM workflow_clocks",
         None,

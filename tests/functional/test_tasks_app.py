@@ -75,13 +75,14 @@ async def _years(url: str) -> set[int]:
     return {int(name[-4:]) for name in found["decisions"]}
 
 
-def test_the_schedule_writes_checkpoints_each_minute_and_makes_partitions_each_day() -> None:
+def test_the_schedule_works_each_minute_and_makes_partitions_each_day() -> None:
     from tiebreak.tasks.app import app
 
     schedule = {entry["task"]: entry["schedule"] for entry in app.conf.beat_schedule.values()}
-    assert set(schedule) == {"audit.checkpoint", "store.partitions"}
-    assert schedule["audit.checkpoint"].minute == set(range(60))
-    assert schedule["audit.checkpoint"].hour == set(range(24))
+    assert set(schedule) == {"audit.checkpoint", "store.partitions", "training.sweep"}
+    for task in ("audit.checkpoint", "training.sweep"):
+        assert schedule[task].minute == set(range(60))
+        assert schedule[task].hour == set(range(24))
     assert len(schedule["store.partitions"].minute) == len(schedule["store.partitions"].hour) == 1
     app.loader.import_default_modules()
     assert set(schedule) <= set(app.tasks)

@@ -11,8 +11,6 @@ from tests.databases import DatabaseUrls
 
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
-from tiebreak.bundles.artifacts import ArtifactStore
-from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import PolicyParts
 from tiebreak.decisions.assessment import assess
 from tiebreak.decisions.replay import Cause, replay
@@ -23,6 +21,7 @@ from tiebreak.settings import DatabaseSettings, Keyring, Settings
 from tiebreak.store import reading
 from tiebreak.store.database import Database
 from tiebreak.training.fit import Parameters
+from tiebreak.training.requests import Request
 from tiebreak.training.runs import Trainer
 from tiebreak.workflows import versions
 from tiebreak.workflows.check import check_folder
@@ -58,18 +57,17 @@ async def test_a_year_decided_at_its_own_time_is_as_good_as_documented(
     )
     await import_history(db, keyring, workflow, files, actor="ann")
 
-    keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    trainer = Trainer(db, lane, ArtifactStore.of(settings), keys, keyring.entity_key)
-    run = await trainer.run(
-        workflow,
+    request = Request(
+        workflow=workflow.name,
+        workflow_version=workflow.version,
         known_by=datetime(2017, 1, 8, tzinfo=UTC),
         valid_from=VALID_FROM,
         family=None,
         parameters=Parameters(valid_from=VALID_FROM),
         author="ann",
         reason="test",
-        progress=lambda *_: None,
     )
+    run = await Trainer(db, lane, settings, keyring).run(request, lambda *_: None)
     parts = PolicyParts(workflow.name, workflow.version, rules.version, run.digest)
     await records.install(lane, keyring, parts, author="ann", approver="bob", reason="test")
 

@@ -28,6 +28,7 @@ from tiebreak.store.database import Database
 
 if TYPE_CHECKING:
     from tiebreak.registry.policies import PolicyLibrary
+    from tiebreak.training.runs import Trainer
 
 T = TypeVar("T")
 
@@ -64,6 +65,13 @@ class Session:
     def bundle_keys(self) -> BundleKeys:
         """The keys that sign and verify bundles."""
         return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+
+    @property
+    def trainer(self) -> Trainer:
+        """What trains, in this session's lane."""
+        from tiebreak.training.runs import Trainer  # slow to import, and seldom needed
+
+        return Trainer(self.db, self.lane, self.settings, self.keyring)
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""

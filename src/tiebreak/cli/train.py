@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +11,11 @@ import typer
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.core.workflow import FamilyChoice
+from tiebreak.training import queue, records
 from tiebreak.training.fit import DEEPEST, Parameters
-from tiebreak.training.runs import Run, Trainer
+from tiebreak.training.requests import Request
+from tiebreak.training.runs import Run
+from tiebreak.training.turns import Turn
 from tiebreak.workflows import versions
 
 if TYPE_CHECKING:
@@ -43,10 +46,16 @@ def command(
     trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
     depth: Annotated[int, typer.Option(min=1, max=DEEPEST)] = DEFAULTS.max_depth,
     learning_rate: Annotated[float, typer.Option(min=0.001, max=1)] = DEFAULTS.learning_rate,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Let the task worker train, and return at once.")
+    ] = False,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model and sign it as the workflow's candidate; nothing goes into production.
+
+    It trains in a process of its own with limits on memory and time, one at a time a workflow.
+    Ctrl-C, or `tiebreak training cancel`, ends it; every run is on record.
 
     Example: `tiebreak train locate --known-by 2026-06-30 --reason "monthly training"`
     """
@@ -55,29 +64,37 @@ def command(
         DEFAULTS, seed=seed, rounds=trees, max_depth=depth, learning_rate=learning_rate
     )
 
-    async def work(session: Session) -> Run:
+    async def asked(session: Session) -> Request:
         stored = await versions.latest(session.db, workflow)
-        trainer = Trainer(
-            session.db,
-            session.lane,
-            session.artifacts,
-            session.bundle_keys,
-            session.keyring.entity_key,
+        return Request(
+            workflow=workflow,
+            workflow_version=stored.workflow.version,
+            known_by=_utc(known_by) or datetime.now(UTC),
+            valid_from=_utc(valid_from),
+            family=family,
+            parameters=parameters,
+            author=session.person,
+            reason=reason,
         )
-        with output.progress(f"Training {workflow}") as progress:
-            return await trainer.run(
-                stored.workflow,
-                known_by=_utc(known_by) or datetime.now(UTC),
-                valid_from=_utc(valid_from),
-                family=family,
-                parameters=parameters,
-                author=session.person,
-                reason=reason,
-                progress=progress,
-            )
 
-    run = act(person, work)
+    async def queued(session: Session) -> Turn:
+        turn = await session.trainer.queue(await asked(session))
+        queue.send(session.settings, turn.run_id)
+        return turn
+
+    async def trained(session: Session) -> Run:
+        with output.progress(f"Training {workflow}") as progress:
+            return await session.trainer.run(await asked(session), progress)
+
+    if detach:
+        turn = act(person, queued)
+        output.result(records.waiting(turn), f"Queued: training run {turn.run_id}.")
+        output.note(f"Next: `tiebreak training show {str(turn.run_id)[:8]}`")
+        return
+    run = act(person, trained)
     output.result(as_data(run), metrics_table(run))
+    if run.tracked.status != "tracked":
+        output.note(f"MLflow does not know of this run: {run.tracked.detail}")
     output.note(
         f"Next: `tiebreak release install {workflow} --model {run.digest[:12]} "
         "--approved-by PERSON --reason WHY`"
@@ -101,6 +118,7 @@ def as_data(run: Run) -> dict[str, Any]:
         "run_id": str(run.run_id),
         "workflow": run.workflow,
         "bundle_digest": run.digest,
+        "tracking": asdict(run.tracked),
         **{name: run.manifest[name] for name in kept},
     }
 

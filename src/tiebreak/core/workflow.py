@@ -17,6 +17,7 @@ from pydantic import Field as Constraint
 
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
+LabelSource = Literal["outcome", "adjudicated", "review"]
 FeatureKind = Literal["number", "category", "text"]
 FamilyChoice = Literal["xgboost", "lightgbm", "best"]  # best: what validates better
 
@@ -188,12 +189,22 @@ class Label(_Frozen):
     A label counts only when `maturity_days` have passed since the ticket's `as_of`, for either
     class. A ticket without an outcome is then what `absent` says: `unknown` leaves it out,
     `negative` fits ends that are only told when they are bad, `positive` work that is late anyway.
+
+    `precedence` says who is believed first: what really happened (`outcome`), what reviewers agree
+    on or a lead says (`adjudicated`), what one reviewer alone says (`review`). A reviewer's band
+    means a bad end from `review_from` on. Silence counts as `absent` says only where `outcome` is
+    among them, and after all of them.
     """
 
     name: Name
     sql: str
     maturity_days: float = Constraint(ge=0)
     absent: Literal["negative", "positive", "unknown"] = "unknown"
+    # left out where they are the default, so that versions from before them keep their names
+    precedence: tuple[LabelSource, ...] = Constraint(
+        default=("outcome",), min_length=1, max_length=3, exclude_if=lambda x: x == ("outcome",)
+    )
+    review_from: BandLabel = Constraint(default="high", exclude_if=lambda x: x == "high")
 
 
 class Knobs(_Frozen):

@@ -118,7 +118,7 @@ class Child:
                     sys.executable,
                     "-P",
                     "-m",
-                    "tiebreak.embedded.child",
+                    "tiebreak.supervised.start",
                     str(os.getpid()),
                     *arguments,
                 ],

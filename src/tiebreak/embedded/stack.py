@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -23,7 +24,7 @@ from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.embedded.record import stop_services
 from tiebreak.embedded.state import ensure_folder
 from tiebreak.embedded.valkey import ValkeyServer
-from tiebreak.secret_files import ensure_secrets, read_secret
+from tiebreak.secret_files import ensure_password, ensure_secrets, read_secret
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import migrate, partitions, roles
 from tiebreak.store.database import DatabaseUnavailable, is_connection_failure
@@ -76,7 +77,7 @@ def start_services(settings: Settings, note: Note) -> Services:
         is_new = not postgres.is_initialised(folder)
         note("Creating the database" if is_new else "Starting PostgreSQL")
         server = postgres.start(folder, read_secret(secrets, "superuser.password"))
-        settings = _with_database(settings, server)
+        settings = _with_mlflow(_with_database(settings, server), server)
     if settings.redis.url is None:
         note("Starting Valkey")
         queue = valkey.start(folder, read_secret(secrets, "valkey.password"))
@@ -98,9 +99,38 @@ def _with_database(settings: Settings, server: PostgresServer) -> Settings:
         )
 
     database = settings.database.model_copy(
-        update={"url": url(roles.APP, "app"), "owner_url": url(roles.OWNER, "owner")}
+        update={
+            "url": url(roles.APP, "app"),
+            "owner_url": url(roles.OWNER, "owner"),
+            "readonly_url": url(roles.READONLY, "readonly"),
+        }
     )
     return settings.model_copy(update={"database": database})
+
+
+def _with_mlflow(settings: Settings, server: PostgresServer) -> Settings:
+    """A database of MLflow's own on our server, where no other place is given."""
+    if settings.mlflow.tracking_uri is not None or find_spec("mlflow") is None:
+        return settings
+    password = ensure_password(settings.secrets_dir, "mlflow")
+    uri = server.url(roles.MLFLOW, roles.MLFLOW, password)
+    driver = uri.replace("postgresql://", "postgresql+psycopg://", 1)
+    mlflow = settings.mlflow.model_copy(update={"tracking_uri": SecretStr(driver)})
+    return settings.model_copy(update={"mlflow": mlflow})
+
+
+def without_own_addresses(settings: Settings, services: Services) -> Settings:
+    """The settings as they were before the addresses of our own servers came in."""
+    update: dict[str, object] = {}
+    if services.postgres is not None:
+        addresses = {"url": None, "owner_url": None, "readonly_url": None}
+        update["database"] = settings.database.model_copy(update=addresses)
+        uri = settings.mlflow.tracking_uri
+        if uri is not None and f"//{roles.MLFLOW}:" in uri.get_secret_value():
+            update["mlflow"] = settings.mlflow.model_copy(update={"tracking_uri": None})
+    if services.valkey is not None:
+        update["redis"] = settings.redis.model_copy(update={"url": None})
+    return settings.model_copy(update=update)
 
 
 async def _prepare(settings: Settings, server: PostgresServer | None, note: Note) -> None:
@@ -129,6 +159,8 @@ async def _prepare_server(settings: Settings, server: PostgresServer) -> None:
     try:
         await roles.ensure_roles(admin, passwords)
         await roles.ensure_database(admin, DATABASE)
+        if (settings.secrets_dir / "mlflow.password").exists():
+            await roles.ensure_mlflow(admin, read_secret(settings.secrets_dir, "mlflow.password"))
     finally:
         await admin.close()
 

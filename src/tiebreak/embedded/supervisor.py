@@ -22,7 +22,13 @@ from tiebreak.embedded.children import TASKS_DRAIN_SECONDS, Child, Program
 from tiebreak.embedded.processes import is_alive
 from tiebreak.embedded.readiness import Readiness
 from tiebreak.embedded.record import Record, remove_record, write_record
-from tiebreak.embedded.stack import Note, Services, stack, start_services
+from tiebreak.embedded.stack import (
+    Note,
+    Services,
+    stack,
+    start_services,
+    without_own_addresses,
+)
 from tiebreak.embedded.state import State, is_free, locked
 from tiebreak.errors import Conflict, TiebreakError
 from tiebreak.settings import PLATFORM_NAMES, Settings
@@ -140,7 +146,9 @@ class Supervisor:
             return
         self._note("A server has ended; it is started again")
         try:
-            self.services = start_services(self._original(), self._note)
+            self.services = start_services(
+                without_own_addresses(self._settings, self.services), self._note
+            )
         except TiebreakError as error:  # tried again in a second
             self._note(str(error))
             return
@@ -149,17 +157,6 @@ class Supervisor:
             for child, program in zip(self._children, self._programs(), strict=True):
                 child.program = program
                 child.terminate()
-
-    def _original(self) -> Settings:
-        """The settings without the addresses of our own servers."""
-        update: dict[str, object] = {}
-        if self.services.postgres:
-            update["database"] = self._settings.database.model_copy(
-                update={"url": None, "owner_url": None}
-            )
-        if self.services.valkey:
-            update["redis"] = self._settings.redis.model_copy(update={"url": None})
-        return self._settings.model_copy(update=update)
 
     def _programs(self) -> list[Program]:
         logs = self._settings.data_dir / "logs"
@@ -217,7 +214,12 @@ def running(settings: Settings, note: Note = lambda _text: None) -> Generator[Su
 
 def child_environment(settings: Settings, port: int) -> dict[str, str]:
     """The environment of supervised programs: the app role's settings, never the owner's."""
-    addresses = {"DATABASE_URL": settings.database.url, "REDIS_URL": settings.redis.url}
+    addresses = {
+        "DATABASE_URL": settings.database.url,
+        "TIEBREAK_DATABASE__READONLY_URL": settings.database.readonly_url,
+        "TIEBREAK_MLFLOW__TRACKING_URI": settings.mlflow.tracking_uri,
+        "REDIS_URL": settings.redis.url,
+    }
     ours = {f"TIEBREAK_{'__'.join(place).upper()}" for place in PLATFORM_NAMES.values()}
     inherited = {k: v for k, v in os.environ.items() if k not in {*PLATFORM_NAMES, *ours}}
     return {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import resource
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import orjson
 from tiebreak.errors import Problem
 from tiebreak.ingest.delimited import csv_rows
 from tiebreak.ingest.rows import MAX_ROW_BYTES, FileUnreadable, Kind, Row
+from tiebreak.supervised.limits import allow_cpu, confine
 
 if TYPE_CHECKING:
     from tiebreak.ingest.tables import Frame
@@ -114,7 +114,8 @@ class Source(io.RawIOBase):
 def main() -> None:
     """Read standard input and write its rows."""
     kind, name = Kind(sys.argv[1]), sys.argv[2]
-    _limit()
+    confine(MEMORY_BYTES)
+    allow_cpu(BATCH_CPU_SECONDS)
     writer = Writer(sys.stdout.buffer, name)
     try:
         _read(kind, name, writer)
@@ -154,7 +155,7 @@ def _write_rows(rows: Iterator[Row], writer: Writer) -> None:
     header: list[str] | None = None
     for row in rows:
         if row.number % 1000 == 0:
-            _more_time()
+            allow_cpu(BATCH_CPU_SECONDS)
         if row.problems:
             writer.problem(row.number, row.problems)
             continue
@@ -180,7 +181,7 @@ def _write_frames(frames: Iterator[Frame], writer: Writer) -> None:
                 writer.row(number, _as_texts(cells, columns) if columns else cells)
         if frame.share is not None:
             writer.say({"share": frame.share})
-        _more_time()
+        allow_cpu(BATCH_CPU_SECONDS)
 
 
 def _not_finite(frame: Frame) -> list[int]:
@@ -215,19 +216,6 @@ def _plain(value: object) -> object:
     if isinstance(value, Decimal):
         return str(value)
     return {"type": type(value).__name__}
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    _more_time()
-
-
-def _more_time() -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + BATCH_CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import orjson
 from tiebreak.errors import Problem
 from tiebreak.ingest.child import BATCH_CPU_SECONDS, MEMORY_BYTES
 from tiebreak.ingest.rows import MAX_ROW_BYTES, FileUnreadable, Kind, Row
+from tiebreak.supervised.process import ENVIRONMENT
 
 LINE_BYTES = 4 * MAX_ROW_BYTES
-ENVIRONMENT = {"POLARS_MAX_THREADS": "1", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SMALLER = "Write it anew with row groups or record batches of some 10,000 rows."
 
 _TIMES: dict[str, Callable[[str], date]] = {

@@ -13,6 +13,7 @@ OWNER: Final = "tiebreak_owner"
 APP: Final = "tiebreak_app"
 READONLY: Final = "tiebreak_readonly"
 ROLES: Final = (OWNER, APP, READONLY)
+MLFLOW: Final = "tiebreak_mlflow"  # a role of its own and the database that it owns
 
 
 class UnsafeRole(InvalidInput):
@@ -27,17 +28,30 @@ async def ensure_roles(admin: asyncpg.Connection, passwords: Mapping[str, str]) 
     `admin` is connected as a superuser or as a role that may create roles.
     """
     for role in ROLES:
-        statement = await admin.fetchval(
-            """
-            SELECT format(
-                CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
-                     THEN 'ALTER ROLE %I LOGIN PASSWORD %L' ELSE 'CREATE ROLE %I LOGIN PASSWORD %L'
-                END, $1, $2::text)
-            """,
-            role,
-            passwords[role],
-        )
-        await admin.execute(statement)
+        await _ensure_login(admin, role, passwords[role])
+
+
+async def ensure_mlflow(admin: asyncpg.Connection, password: str) -> None:
+    """Create MLflow's role and database, which no other role but the superuser can enter."""
+    await _ensure_login(admin, MLFLOW, password)
+    if await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", MLFLOW):
+        return
+    await admin.execute(f"CREATE DATABASE {MLFLOW} OWNER {MLFLOW}")
+    await admin.execute(f"REVOKE ALL ON DATABASE {MLFLOW} FROM PUBLIC")
+
+
+async def _ensure_login(admin: asyncpg.Connection, role: str, password: str) -> None:
+    statement = await admin.fetchval(
+        """
+        SELECT format(
+            CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
+                 THEN 'ALTER ROLE %I LOGIN PASSWORD %L' ELSE 'CREATE ROLE %I LOGIN PASSWORD %L'
+            END, $1, $2::text)
+        """,
+        role,
+        password,
+    )
+    await admin.execute(statement)
 
 
 async def ensure_database(admin: asyncpg.Connection, name: str) -> bool:

@@ -271,7 +271,7 @@ ml_training_runs = Table(
         Column("workflow", Text, nullable=False),
         Column("workflow_version", Text, nullable=False),
         Column("bundle_digest", Text),
-        Column("data_hash", Text, nullable=False),
+        Column("data_hash", Text),  # null: it ended before all data was read
         Column("seed", BigInteger, nullable=False),
         Column("parameters", Text, nullable=False),  # JSON
         Column("metrics", Text, nullable=False),  # JSON
@@ -280,8 +280,26 @@ ml_training_runs = Table(
         Column("finished_at", Moment, nullable=False),
         Column("author", Text, nullable=False),
         Column("reason", Text, nullable=False),
-        Column("result", Text, nullable=False),  # bundled | failed
+        Column("result", Text, nullable=False),  # training.ends.Result
     ),
+)
+
+training_turns = Table(
+    "training_turns",
+    metadata,
+    Column("workflow", Text, primary_key=True),
+    Column("run_id", Uuid),  # null: no run has its turn
+    Column("request", Text, nullable=False),  # JSON, training.requests.Request
+    Column("state", Text, nullable=False),  # queued | running
+    Column("asked_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("beat_at", Moment),  # when its supervisor last told of it
+    Column("step", Text, nullable=False),
+    Column("share", Double, nullable=False),  # of the step that is done, 0 to 1
+    Column("data", Text),  # JSON: what was read and with which parameters, once that is known
+    Column("cancelled_by", Text),
+    Column("cancel_reason", Text),
+    comment="One row a workflow: the training run that waits or runs, and how far it is.",
 )
 
 # --- tickets, history and decisions --------------------------------------------------------

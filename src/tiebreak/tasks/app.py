@@ -12,6 +12,7 @@ from celery.schedules import crontab
 from tiebreak.settings import Settings
 
 RESULT_SECONDS = 24 * 3600
+THREADS = 8  # training only waits in one, so that timed work has others
 _settings = Settings.load()
 _queue = None if _settings.redis.url is None else _settings.redis.url.get_secret_value()
 
@@ -19,7 +20,7 @@ app = Celery(
     "tiebreak",
     broker=_queue,
     backend=_queue,
-    include=["tiebreak.tasks.audit", "tiebreak.tasks.store"],
+    include=["tiebreak.tasks.audit", "tiebreak.tasks.store", "tiebreak.tasks.training"],
 )
 app.conf.update(
     task_serializer="json",
@@ -28,6 +29,7 @@ app.conf.update(
     result_expires=RESULT_SECONDS,
     task_acks_late=True,  # a task of a killed worker is run again; every task bears that
     task_reject_on_worker_lost=True,
+    worker_concurrency=THREADS,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
@@ -36,6 +38,11 @@ app.conf.update(
     beat_schedule={
         "audit checkpoint": {
             "task": "audit.checkpoint",
+            "schedule": crontab(),
+            "options": {"expires": 55},
+        },
+        "training runs that were left": {
+            "task": "training.sweep",
             "schedule": crontab(),
             "options": {"expires": 55},
         },

@@ -1,9 +1,12 @@
-"""Labels: what became of tickets, as far as it was known by a moment and is mature."""
+"""Labels: what became of tickets, as far as it was known by a moment and is mature.
+
+Who is believed first, what happened or who reviewed, is the workflow's `label.precedence`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -12,10 +15,11 @@ from sqlalchemy import ARRAY, Text, any_, literal, select
 from tiebreak.core.expressions import Type, compile_expression
 from tiebreak.core.scopes import event_scope
 from tiebreak.core.tickets import outcome_schema
-from tiebreak.core.workflow import EventKind, Workflow
+from tiebreak.core.workflow import EventKind, Label, LabelSource, Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.training.reviews import read_verdicts, read_weights
 
 CHUNK = 10_000
 
@@ -28,10 +32,11 @@ class NoLabel(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class KnownLabel:
-    """Whether a ticket ended badly, and since when that was known."""
+    """Whether a ticket ended badly, since when that was known, and how much it counts."""
 
     value: bool
     known_at: datetime
+    weight: float = field(default=1.0, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Labels:
             return None
         told = self.told.get(ticket_id)
         if told is not None:
-            return KnownLabel(told.value, max(told.known_at, mature_at))
+            return replace(told, known_at=max(told.known_at, mature_at))
         if self.absent == "unknown":
             return None
         return KnownLabel(self.absent == "positive", mature_at)
@@ -72,13 +77,55 @@ async def read_labels(
     known_by: datetime,
     ticket_ids: Collection[str] | None = None,
 ) -> Labels:
-    """The labels known by a moment, of all tickets or of these; the newest of a ticket counts.
+    """The labels known by a moment, of all tickets or of these; the newest of a kind counts.
 
-    Raises `NoLabel`.
+    A label by reviews counts by the inverse of the probability of that review. Raises `NoLabel`.
     """
     label = workflow.label
     if label is None:
         raise NoLabel(hint="Add `label` to workflow.yaml and load it.", workflow=workflow.name)
+    told: dict[str, KnownLabel] = {}
+    if label.precedence != ("outcome",):
+        reviewed = await _reviewed(db, workflow.name, label, known_by, ticket_ids)
+    else:
+        reviewed = {}
+    for source in reversed(label.precedence):
+        if source == "outcome":
+            told |= await _outcomes(db, workflow, label, known_by, ticket_ids)
+        else:
+            told |= reviewed[source]
+    absent = label.absent if "outcome" in label.precedence else "unknown"
+    return Labels(told, timedelta(days=label.maturity_days), absent, known_by)
+
+
+async def _reviewed(
+    db: Database,
+    workflow: str,
+    label: Label,
+    known_by: datetime,
+    ticket_ids: Collection[str] | None,
+) -> dict[LabelSource, dict[str, KnownLabel]]:
+    """The labels that reviews give, adjudicated ones and those of one reviewer apart."""
+    verdicts = await read_verdicts(
+        db, workflow, known_by=known_by, review_from=label.review_from, ticket_ids=ticket_ids
+    )
+    weights = await read_weights(db, workflow, known_by=known_by, ticket_ids=ticket_ids)
+    found: dict[LabelSource, dict[str, KnownLabel]] = {"adjudicated": {}, "review": {}}
+    for ticket_id, verdict in verdicts.items():
+        source: LabelSource = "adjudicated" if verdict.is_adjudicated else "review"
+        weight = weights.get(ticket_id, 1.0)
+        found[source][ticket_id] = KnownLabel(verdict.value, verdict.known_at, weight)
+    return found
+
+
+async def _outcomes(
+    db: Database,
+    workflow: Workflow,
+    label: Label,
+    known_by: datetime,
+    ticket_ids: Collection[str] | None,
+) -> dict[str, KnownLabel]:
+    """The labels that outcomes give; the newest of a ticket counts."""
     scope = event_scope(workflow, EventKind.OUTCOME)
     expression = compile_expression(label.sql, scope, expect=frozenset({Type.BOOLEAN}))
     schema = outcome_schema(workflow)
@@ -104,4 +151,4 @@ async def read_labels(
             for (ticket_id, known_at, _), value in zip(rows, values, strict=True):
                 if value is not None:
                     told[ticket_id] = KnownLabel(value, known_at)
-    return Labels(told, timedelta(days=label.maturity_days), label.absent, known_by)
+    return told

@@ -57,12 +57,13 @@ async def read_snapshot(
             continue
         for row, label in known:
             parts = (row["ticket_id"], row["revision"], row["content"], row["context"], label)
-            digest.update(repr(parts).encode())
+            digest.update(repr(parts if label.weight == 1.0 else (*parts, label.weight)).encode())
         truth = pl.Series("label", [label.value for _, label in known], dtype=pl.Boolean)
+        weights = pl.Series("#weight", [label.weight for _, label in known], dtype=pl.Float64)
         known_at = pl.Series("known_at", [label.known_at for _, label in known], dtype=MOMENT)
         features, filled = await read.features([row for row, _ in known])
         digest.update(filled)
-        frames.append(features.with_columns(truth, known_at))
+        frames.append(features.with_columns(truth, weights, known_at))
     if not frames:
         raise NoTrainingTickets(
             hint="Import tickets with outcomes, or choose a later --known-by.",
@@ -71,11 +72,12 @@ async def read_snapshot(
     whole = pl.concat(frames)
     return Snapshot(
         workflow=workflow,
-        frame=whole.drop("label", "known_at"),
+        frame=whole.drop("label", "#weight", "known_at"),
         label=whole["label"],
         as_of=whole["as_of"],
         known_at=whole["known_at"],
         data_hash=digest.hexdigest(),
+        weights=whole["#weight"],
     )
 
 

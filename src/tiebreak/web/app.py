@@ -26,6 +26,7 @@ from tiebreak.web.api import (
     health,
     lookups,
     outcomes,
+    training,
     workflows,
 )
 from tiebreak.web.edge import Edge
@@ -42,6 +43,8 @@ ROUTERS = (
     lookups.router,
     outcomes.router,
     workflows.router,
+    training.lists,
+    training.router,
     audit.router,
     health.router,
     describe.router,

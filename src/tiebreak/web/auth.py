@@ -21,6 +21,7 @@ from tiebreak.web.site import site_of
 PUBLIC: frozenset[Role] = frozenset()
 EVERYONE = frozenset(Role)
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
+TRAINERS = frozenset({Role.ML_ENGINEER, Role.ADMIN})
 
 ACCESS: Mapping[str, frozenset[Role]] = {
     "livez": PUBLIC,
@@ -40,6 +41,10 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "start_training": TRAINERS,
+    "cancel_training": TRAINERS,
+    "list_training_runs": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
+    "get_training_run": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -12,7 +12,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 
 def _written(value: object) -> object:
     """Only a time that is written out: pydantic would take a number for seconds since 1970."""
-    if isinstance(value, str) and not _TIME.match(value):
+    if not isinstance(value, str) or not _TIME.match(value):
         raise ValueError("must be a time with its zone, such as 2026-03-02T14:30:00Z")
     return value
 

@@ -16,7 +16,14 @@ from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
-from tiebreak.web.shapes import BatchLine, DecideAgain, ProblemDocument, Readiness
+from tiebreak.web.shapes import (
+    BatchLine,
+    CancelTraining,
+    DecideAgain,
+    ProblemDocument,
+    Readiness,
+    StartTraining,
+)
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
@@ -35,6 +42,7 @@ TAGS = [
     {"name": "decisions", "description": "Decide tickets; read decisions and explanations."},
     {"name": "outcomes", "description": "Tell what really happened."},
     {"name": "workflows", "description": "What is decided, and by which version."},
+    {"name": "training", "description": "Train models; follow and end training runs."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]
@@ -45,6 +53,11 @@ BATCH = (
     "passed over."
 )
 
+_ASKED: Mapping[str, tuple[type[BaseModel], str]] = {
+    "decide_again": (DecideAgain, "Why it is decided again."),
+    "start_training": (StartTraining, "What to train on, how, and why."),
+    "cancel_training": (CancelTraining, "Why it is ended."),
+}
 _BINARY: Json = {"type": "string", "format": "binary"}
 _TABLE_SCHEMAS: Mapping[str, Json] = {
     "text/csv": {"type": "string"},
@@ -81,7 +94,7 @@ def routes_description(app: FastAPI) -> Json:
     )
     components: Json = document.setdefault("components", {})
     schemas: Json = components.setdefault("schemas", {})
-    for model in (ProblemDocument, BatchLine, DecideAgain, Readiness):
+    for model in (ProblemDocument, BatchLine, Readiness, *(kind for kind, _ in _ASKED.values())):
         _add_model(schemas, model)
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
@@ -204,9 +217,10 @@ def _with_body(operation: Json, bodies: Json) -> Json:
             **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
         }
         return {**operation, "requestBody": _required(content, BATCH)}
-    if name == "decide_again":
-        content = {"application/json": {"schema": {"$ref": REF + DecideAgain.__name__}}}
-        return {**operation, "requestBody": _required(content, "Why it is decided again.")}
+    if name in _ASKED:
+        kind, text = _ASKED[name]
+        content = {"application/json": {"schema": {"$ref": REF + kind.__name__}}}
+        return {**operation, "requestBody": _required(content, text)}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."

@@ -6,13 +6,33 @@ Answers are written straight to JSON; these models never touch the hot path.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from tiebreak.core.workflow import FamilyChoice
+from tiebreak.training.ends import Result
+from tiebreak.web.moments import Moment
 
 BandName = Literal["low", "medium", "high", "critical"]
 RouteName = Literal["auto", "tiebreak", "review"]
 REASON_MAX_LENGTH = 500
+REASON: Any = Field(
+    min_length=1,
+    max_length=REASON_MAX_LENGTH,
+    pattern=r"^[^\x00]*[!-~][^\x00]*$",
+    description="Why; it stands on the run's record, so it holds no personal data.",
+)
+
+
+def _whole(value: object) -> object:
+    """A whole number as JSON has it: 3 and 3.0, not "3" or true."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Shape(BaseModel):
@@ -275,6 +295,56 @@ class AuditPage(Shape):
     """Changes, newest first; `next_cursor` is null on the last page."""
 
     entries: list[AuditEntry]
+    next_cursor: str | None
+
+
+class StartTraining(Shape):
+    """What to train on and how; all but the reason has a default."""
+
+    reason: str = REASON
+    known_by: Moment | None = Field(None, description="Use only what was known then; null: now.")
+    valid_from: Moment | None = Field(
+        None, description="Tickets from then on only validate; null: the latest fifth."
+    )
+    family: FamilyChoice | None = Field(None, description="Null: the workflow's.")
+    seed: Whole = Field(0, ge=0, le=2**31 - 1)
+    trees: Whole | None = Field(None, ge=1, le=2000)
+    depth: Whole | None = Field(None, ge=1, le=8)
+    learning_rate: float | None = Field(None, strict=True, ge=0.001, le=1)
+
+
+class CancelTraining(Shape):
+    """Why a run is ended."""
+
+    reason: str = REASON
+
+
+class TrainingRun(Shape):
+    """A training run: how far it is while it waits or runs, and what came of it."""
+
+    run_id: str
+    workflow: str
+    workflow_version: str
+    state: Literal["queued", "running"] | Result
+    step: str | None = Field(description="What it does, or did when it ended.")
+    share: float | None = Field(description="Of the step that is done; null once it ended.")
+    cancelled_by: str | None = Field(description="Who told it to end.")
+    author: str
+    reason: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    seed: int
+    parameters: dict[str, Any]
+    data_hash: str | None = Field(description="Null until all data was read.")
+    bundle_digest: str | None
+    metrics: dict[str, Any] = Field(description="Figures of the model, or why there is none.")
+    versions: dict[str, Any]
+
+
+class TrainingRunPage(Shape):
+    """Training runs, newest first; `next_cursor` is null on the last page."""
+
+    runs: list[TrainingRun]
     next_cursor: str | None
 
 

@@ -22,7 +22,7 @@ from tiebreak.registry import records
 from tiebreak.registry.proposals import propose
 from tiebreak.store import tables
 from tiebreak.training.fit import Parameters
-from tiebreak.training.runs import Trainer
+from tiebreak.training.requests import Request
 from tiebreak.workflows import versions
 
 AUTHOR, APPROVER = "demo-author", "demo-approver"
@@ -86,23 +86,18 @@ class Scene:
         if isinstance(now, records.ReleaseRecord) and now.bundle_digest is not None:
             return await self._metrics(now.bundle_digest)
         session = self.session
-        trainer = Trainer(
-            session.db,
-            session.lane,
-            session.artifacts,
-            session.bundle_keys,
-            session.keyring.entity_key,
-        )
-        run = await trainer.run(
-            self.workflow,
-            known_by=datetime.now(UTC),
+        now_utc = datetime.now(UTC)
+        request = Request(
+            workflow=self.workflow.name,
+            workflow_version=self.workflow.version,
+            known_by=now_utc,
             valid_from=None,
             family=None,
-            parameters=parameters or Parameters(valid_from=datetime.now(UTC)),
+            parameters=parameters or Parameters(valid_from=now_utc),
             author=AUTHOR,
             reason=REASON,
-            progress=progress,
         )
+        run = await session.trainer.run(request, progress)
         proposal = await propose(
             session.db,
             session.library(),

@@ -11,7 +11,9 @@ from typing import Final
 
 from tiebreak.store.roles import APP, READONLY
 
-MUTABLE: Final = frozenset({"workflow_clocks", "history_builds", "shadow_progress"})
+MUTABLE: Final = frozenset(
+    {"workflow_clocks", "history_builds", "shadow_progress", "training_turns"}
+)
 """The tables that are not append-only; every other table is."""
 
 ERASABLE: Final = {

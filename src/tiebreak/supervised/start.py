@@ -1,6 +1,6 @@
 """How a supervised process starts: it dies with its parent, however that ends.
 
-    python -m tiebreak.embedded.child PARENT_PID MODULE [ARGUMENTS]
+    python -m tiebreak.supervised.start PARENT_PID MODULE [ARGUMENTS]
 
 The kernel kills it when the thread that started it ends, and so each process that it forks. What
 it had not finished is found at the next start.
