@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from tiebreak.bundles.format import digest_of
-from tiebreak.bundles.signing import HEADER_BYTES, MAGIC, BundleUnsigned
+from tiebreak.bundles.signing import payload_of
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 
 Alias = Literal["risk_model_latest", "risk_model_candidate"]
@@ -57,9 +57,7 @@ class ArtifactStore:
 
     def put_bundle(self, data: bytes) -> str:
         """Stores a signed bundle under the digest of its payload, which is returned."""
-        if len(data) < HEADER_BYTES or not data.startswith(MAGIC):
-            raise BundleUnsigned
-        digest = digest_of(data[HEADER_BYTES:])
+        digest = digest_of(payload_of(data))
         write_whole(self._bundle(digest), data)
         return digest
 

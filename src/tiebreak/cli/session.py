@@ -62,7 +62,7 @@ class Session:
     @property
     def bundle_keys(self) -> BundleKeys:
         """The keys that sign and verify bundles."""
-        return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+        return BundleKeys.of(self.keyring)
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""

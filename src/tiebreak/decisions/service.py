@@ -56,7 +56,7 @@ class DecisionService:
 
     def __init__(self, db: Database, settings: Settings, keyring: Keyring, limits: Limits) -> None:
         self.db = db
-        keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
+        keys = BundleKeys.of(keyring)
         self.library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), keys)
         self.active = ActivePolicies(db, self.library, keyring)
         self._keyring = keyring
