@@ -25,6 +25,7 @@ from tiebreak.web.api import (
     describe,
     health,
     lookups,
+    models,
     outcomes,
     workflows,
 )
@@ -42,6 +43,7 @@ ROUTERS = (
     lookups.router,
     outcomes.router,
     workflows.router,
+    models.router,
     audit.router,
     health.router,
     describe.router,

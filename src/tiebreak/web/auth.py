@@ -20,6 +20,7 @@ from tiebreak.web.site import site_of
 
 PUBLIC: frozenset[Role] = frozenset()
 EVERYONE = frozenset(Role)
+MODELLERS = frozenset({Role.ML_ENGINEER, Role.APPROVER, Role.AUDITOR, Role.LEAD, Role.ADMIN})
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
 
 ACCESS: Mapping[str, frozenset[Role]] = {
@@ -40,6 +41,9 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "list_models": MODELLERS,
+    "get_model": MODELLERS,
+    "get_model_card": MODELLERS,
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -417,7 +417,7 @@ def _lightgbm_tree(entries: dict[str, str]) -> Json:
         "left": children("left_child"),
         "right": children("right_child"),
         "feature": [int(n) for n in column("split_feature")] + [0] * len(leaves),
-        "threshold": splits + zeros,
+        "threshold": _finite(splits + zeros),
         # where it saw no missing value in training, it takes one for 0
         "missing": [
             (int(bool(d & 2)) if d & 8 else int(t >= 0.0))
@@ -475,7 +475,7 @@ def _sklearn_tree(tree: Any, value: Callable[[Any], Any]) -> Json:
         "left": tree.children_left.tolist(),
         "right": tree.children_right.tolist(),
         "feature": np.maximum(tree.feature, 0).tolist(),
-        "threshold": tree.threshold.tolist(),
+        "threshold": _finite(tree.threshold),
         "missing": np.asarray(missing).astype(int).tolist(),
         "value": value(tree.value).tolist(),
         "cover": tree.weighted_n_node_samples.tolist(),
@@ -498,12 +498,16 @@ def _histogram_tree(nodes: Any) -> Json:
         "left": np.where(is_leaf, -1, nodes["left"].astype(np.int64)).tolist(),
         "right": np.where(is_leaf, -1, nodes["right"].astype(np.int64)).tolist(),
         "feature": np.where(is_leaf, 0, nodes["feature_idx"].astype(np.int64)).tolist(),
-        # infinite where only missing values go right; JSON has no word for it
-        "threshold": np.nan_to_num(nodes["num_threshold"], posinf=1e308).tolist(),
+        "threshold": _finite(nodes["num_threshold"]),
         "missing": nodes["missing_go_to_left"].astype(int).tolist(),
         "value": nodes["value"].tolist(),
         "cover": nodes["count"].astype(float).tolist(),
     }
+
+
+def _finite(thresholds: Any) -> list[float]:
+    """Thresholds for JSON, which has no infinite ones: those part only missing values off."""
+    return np.nan_to_num(thresholds, posinf=1e308, neginf=-1e308).tolist()
 
 
 _FINALS: dict[Any, Callable[[Any], Described]] = {
