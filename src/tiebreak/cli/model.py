@@ -272,7 +272,7 @@ def import_(
 
     told = act(person, work) | {"workflow": workflow}
     output = Output(as_json=json)
-    parity = told.get("parity")
+    parity: dict[str, Any] | None = told.get("parity")
     proved = (
         f"; proved on {parity['rows']:,} rows, largest difference {parity['score']:.1e}"
         if parity and "score" in parity

@@ -107,7 +107,7 @@ class Catalogue:
             run_id=run.run_id if run else None,
             reason=run.reason if run else None,
             policies=tuple(named),
-            releases=tuple(dict(row) for row in records),
+            releases=tuple({name: row[name] for name in columns} for row in records),
         )
         return ModelFile(model, manifest, lineage)
 
