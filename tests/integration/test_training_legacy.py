@@ -81,7 +81,7 @@ def test_inputs_go_by_name_and_by_a_mapping_with_codes() -> None:
     codes = {"boring": 7.0, "hand": 3.0, "plough": 1.0}
     methods = legacy.SNAPSHOT.frame["dig_method"].to_list()
     x = np.column_stack([x, [codes.get(m, 0.0 if m else -5.0) for m in methods]])
-    model = RandomForestClassifier(6, max_depth=5).fit(x, y)
+    model = GradientBoostingClassifier(n_estimators=20).fit(x, y)
     model.feature_names_in_ = np.array(["depth_m", "crew", "urgent", "method"], dtype=object)
     mapping = {
         "depth_m": Entry(feature="depth_m", missing=-1.0),
@@ -91,7 +91,7 @@ def test_inputs_go_by_name_and_by_a_mapping_with_codes() -> None:
     }
     made = converted(legacy.signed(model, mapping))
     assert made.manifest["origin"]["inputs"]["crew"] == "member_count"
-    with pytest.raises(MappingUnfit, match="crew") as caught:
+    with pytest.raises(MappingUnfit) as caught:
         converted(legacy.signed(model))
     assert [each.where for each in caught.value.problems] == ["inputs.crew", "inputs.method"]
     with pytest.raises(LegacyRefused, match="missing values of urgent"):
@@ -106,7 +106,7 @@ def test_inputs_go_by_name_and_by_a_mapping_with_codes() -> None:
         (lambda: GradientBoostingClassifier(loss="exponential", n_estimators=2), "exponential"),
         (lambda: RandomForestClassifier(40, min_samples_leaf=1), "levels deep"),
         (lambda: xgb.XGBClassifier(n_estimators=2, missing=-1.0), "another value than NaN"),
-        (lambda: xgb.XGBClassifier(n_estimators=2, booster="dart"), "gbtree"),
+        (lambda: xgb.XGBClassifier(n_estimators=2, booster="dart", n_jobs=1), "gbtree"),
         (
             lambda: make_pipeline(OneHotEncoder(), xgb.XGBClassifier(n_estimators=2)),
             "numbers with fractions|sparse matrix",

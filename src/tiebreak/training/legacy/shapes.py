@@ -335,14 +335,13 @@ def _xgboost_classifier(model: Any) -> Described:
 
 
 def _xgboost(booster: Any) -> Described:
-    told = XgboostBooster(booster)
     config = booster.save_config()
     for wanted in ('"objective":{"name":"binary:logistic"', '"name":"gbtree"'):
         if wanted not in config.replace(" ", "").replace("\n", ""):
             raise Refused("it is no gbtree with the objective binary:logistic")
     if "c" in (booster.feature_types or ()):
         raise Refused("it has categorical features of XGBoost's own; encode them before it")
-    forest = told.forest()
+    forest = XgboostBooster(booster).forest()
     trees = [
         {
             "left": tree.left.tolist(),
@@ -440,7 +439,9 @@ def _averaged(model: Any) -> Described:
     def share(values: Any) -> Any:
         return values[:, 0, 1] / values[:, 0, :].sum(axis=1) / len(estimators)
 
-    return _sklearn(model, [_sklearn_tree(e.tree_, share) for e in estimators], 0.0, "identity")
+    takes_missing = bool(model.__sklearn_tags__().input_tags.allow_nan)
+    trees = [_sklearn_tree(e.tree_, share, takes_missing=takes_missing) for e in estimators]
+    return _sklearn(model, trees, 0.0, "identity")
 
 
 def _boosted(model: Any) -> Described:
@@ -451,7 +452,10 @@ def _boosted(model: Any) -> Described:
     if model.init_ != "zero" and type(model.init_).__name__ != "DummyClassifier":
         raise Refused("it starts from another model")
     rate = model.learning_rate
-    trees = [_sklearn_tree(e.tree_, lambda v: v[:, 0, 0] * rate) for e in model.estimators_[:, 0]]
+    trees = [
+        _sklearn_tree(e.tree_, lambda v: v[:, 0, 0] * rate, takes_missing=False)
+        for e in model.estimators_[:, 0]
+    ]
     return _sklearn(model, trees, base, "logistic")
 
 
@@ -467,10 +471,8 @@ def _sklearn(model: Any, trees: list[Json], base: float, link: str) -> Described
     return Described(listed, lambda rows: model.predict_proba(rows)[:, 1])
 
 
-def _sklearn_tree(tree: Any, value: Callable[[Any], Any]) -> Json:
-    takes_missing = getattr(tree, "missing_go_to_left", None)
-    has_missing = takes_missing is not None and bool(np.asarray(takes_missing).any())
-    missing = takes_missing if has_missing else np.full(tree.node_count, -1)
+def _sklearn_tree(tree: Any, value: Callable[[Any], Any], *, takes_missing: bool) -> Json:
+    missing = tree.missing_go_to_left if takes_missing else np.full(tree.node_count, -1)
     return {
         "left": tree.children_left.tolist(),
         "right": tree.children_right.tolist(),
