@@ -270,9 +270,9 @@ def import_(
         kept = ("origin", "family", "trees", "metrics", "parity")
         return {"digest": done.digest, **{name: done.manifest[name] for name in kept}}
 
-    told = act(person, work) | {"workflow": workflow}
+    told: dict[str, Any] = {**act(person, work), "workflow": workflow}
     output = Output(as_json=json)
-    parity: dict[str, Any] | None = told.get("parity")
+    parity: Any = told.get("parity")
     proved = (
         f"; proved on {parity['rows']:,} rows, largest difference {parity['score']:.1e}"
         if parity and "score" in parity

@@ -126,7 +126,8 @@ def _tree(tree: ToldTree, told: Told, inputs: Sequence[Input], place: Mapping[in
     thresholds = np.zeros(len(left), dtype=np.float32)
     defaults = np.zeros(len(left), dtype=np.bool_)
     numbered = np.zeros(len(left), dtype=np.int32)
-    for index in np.unique(features[left >= 0]).tolist():
+    read: list[int] = np.unique(features[left >= 0]).tolist()
+    for index in read:
         nodes = np.flatnonzero((left >= 0) & (features == index))
         column = told.columns[index]
         decide = _Decision(told.rule, column.steps, splits[nodes])

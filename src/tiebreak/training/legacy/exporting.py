@@ -47,7 +47,7 @@ def _native(parts: Mapping[str, bytes]) -> Any:
         import xgboost as xgb
 
         booster = xgb.Booster(model_file=bytearray(parts[_XGBOOST]))
-        model = xgb.XGBClassifier()
+        model: Any = xgb.XGBClassifier()
         model.load_model(booster.save_raw("ubj"))
         assert np.isnan(model.missing)
         return model

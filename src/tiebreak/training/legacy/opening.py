@@ -50,11 +50,15 @@ def read(data: bytes) -> Any:
     """The object in the file; raises Refused."""
     loader: Any = joblib_pickle
     # object arrays inside a joblib file are pickles of their own
-    loader.pickle = SimpleNamespace(load=lambda file: _Plain("", file, True).load())
+    loader.pickle = SimpleNamespace(load=_load)
     files: Any = joblib_files
     source = io.BytesIO(data)
     with files._validate_fileobject_and_memmap(source, "", None) as (file, _):
-        return _Plain("", file, True).load()
+        return _load(file)
+
+
+def _load(file: Any) -> Any:
+    return _Plain("", file, True).load()
 
 
 class _Plain(joblib_pickle.NumpyUnpickler):  # pyright: ignore[reportUntypedBaseClass]

@@ -75,8 +75,9 @@ def draw(converted: Converted, inputs: Sequence[Input]) -> pl.DataFrame:
         places = [p for p, spec in enumerate(converted.specs) if spec.reads == feature]
         specs = [converted.specs[place] for place in places]
         if specs and specs[0].kind == "category":
-            values = [None, _UNSEEN, *_categories(specs)]
-            picked = [values[i] for i in random.integers(0, len(values), DRAWN_ROWS)]
+            values: list[str | None] = [None, _UNSEEN, *_categories(specs)]
+            places_drawn: list[int] = random.integers(0, len(values), DRAWN_ROWS).tolist()
+            picked = [values[place] for place in places_drawn]
             columns[feature] = pl.Series(feature, picked, dtype=pl.String)
             continue
         thresholds = _thresholds(converted.forest, places)

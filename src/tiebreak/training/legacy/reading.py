@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import IO, Annotated, Any, Literal, cast
 
 import numpy as np
 import orjson
@@ -160,7 +160,7 @@ class CagedModel:
         told = self._ask(data)
         if not isinstance(told, dict):
             raise self._refused("its reader answers nonsense")
-        facts: dict[str, Any] = told
+        facts = cast("dict[str, Any]", told)
         if "no_cage" in facts:
             raise LegacyRefused("This machine opens no pickle.", hint=_plain(facts["no_cage"]))
         if "refused" in facts:
@@ -229,7 +229,7 @@ class CagedModel:
         self._child.kill()
 
 
-def _exactly(source: BinaryIO, size: int) -> bytes | None:
+def _exactly(source: IO[bytes], size: int) -> bytes | None:
     data = source.read(size)
     return data if len(data) == size else None
 

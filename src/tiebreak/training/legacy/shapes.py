@@ -15,6 +15,10 @@ each column depends on one input. What is told of it:
 [operation, number] in order: fill, sub, div, mul, add, clip_low, clip_high, zero.
 """
 
+# scikit-learn, XGBoost and LightGBM come with few types
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import math
@@ -273,7 +277,7 @@ def _none_for_nan(value: Any) -> Any:
 
 
 def _side_by_side(step: Any, columns: Sequence[Column]) -> list[Column]:
-    names = list(getattr(step, "feature_names_in_", ()))
+    names: list[str] = list(getattr(step, "feature_names_in_", ()))
     made: list[Column] = []
     for _, inner, chosen in step.transformers_:
         if isinstance(inner, str) and inner == "drop":
