@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import orjson
 import xgboost as xgb
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
@@ -339,10 +340,10 @@ def _xgboost_classifier(model: Any) -> Described:
 
 
 def _xgboost(booster: Any) -> Described:
-    config = booster.save_config()
-    for wanted in ('"objective":{"name":"binary:logistic"', '"name":"gbtree"'):
-        if wanted not in config.replace(" ", "").replace("\n", ""):
-            raise Refused("it is no gbtree with the objective binary:logistic")
+    learner = orjson.loads(booster.save_config())["learner"]
+    kinds = (learner["objective"]["name"], learner["gradient_booster"]["name"])
+    if kinds != ("binary:logistic", "gbtree"):
+        raise Refused("it is no gbtree with the objective binary:logistic")
     if "c" in (booster.feature_types or ()):
         raise Refused("it has categorical features of XGBoost's own; encode them before it")
     forest = XgboostBooster(booster).forest()
