@@ -12,6 +12,7 @@ from tiebreak.errors import InvalidInput, NotFound
 
 MINIMUM_KEY_BYTES = 32
 FIRST_KEY_ID = "k1"
+REVOKED = "bundle.revoked"  # ids of revoked keys of bundles, one a line
 PASSWORDS = ("superuser", "owner", "app", "readonly", "valkey")
 
 
@@ -89,9 +90,17 @@ def read_secret(folder: Path, name: str) -> str:
     return text
 
 
-def key_ids(folder: Path, kind: str) -> list[str]:
-    """The ids of the stored keys of a kind (`seal` or `bundle`), sorted."""
+def read_public(folder: Path, name: str) -> str:
+    """What is no secret, such as a public key; empty when it is not there."""
+    try:
+        return (folder / name).read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def key_ids(folder: Path, kind: str, ending: str = ".key") -> list[str]:
+    """The ids of the stored keys of a kind (`seal` or `bundle`) and form, sorted."""
     return sorted(
-        path.name.removeprefix(f"{kind}.").removesuffix(".key")
-        for path in folder.glob(f"{kind}.*.key")
+        path.name.removeprefix(f"{kind}.").removesuffix(ending)
+        for path in folder.glob(f"{kind}.*{ending}")
     )

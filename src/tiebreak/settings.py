@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,9 +21,16 @@ from pydantic_settings import (
 )
 
 from tiebreak.errors import InvalidInput, Problem
-from tiebreak.secret_files import MINIMUM_KEY_BYTES, key_ids, read_secret
+from tiebreak.secret_files import (
+    MINIMUM_KEY_BYTES,
+    REVOKED,
+    key_ids,
+    read_public,
+    read_secret,
+)
 
 MOST_WORKERS_BY_DEFAULT = 4
+NO_KEY = "none"
 PLATFORM_NAMES = {
     "DATABASE_URL": ("database", "url"),
     "DATABASE_OWNER_URL": ("database", "owner_url"),
@@ -154,6 +161,23 @@ class LogSettings(_Section):
     """One JSON object a line, or text for people."""
 
 
+class KmsKey(_Section):
+    """A key in AWS KMS; credentials come from where AWS's own library looks for them."""
+
+    key: str
+    """Its id, ARN or alias."""
+    usage: Literal["mac", "sign"]
+    """`mac`: an HMAC_256 key. `sign`: an ECC_NIST_P256 key."""
+    region: str | None = None
+    """Its region; default: where AWS's own library looks for it."""
+    endpoint: str | None = None
+    """Another address of KMS."""
+    public_key: str | None = None
+    """Of a key that signs, DER in hexadecimal; default: fetched from KMS."""
+    verify_only: bool = False
+    """Of a key that signs: this installation does not."""
+
+
 class KeySettings(_Section):
     """Keys from the environment, in hexadecimal; those not given are read from files."""
 
@@ -162,9 +186,17 @@ class KeySettings(_Section):
     seal_key_id: str | None = None
     """The id of the key that seals."""
     bundle: dict[str, SecretStr] | None = None
-    """Keys of model bundles by id, as JSON; two during a rotation."""
+    """Secret keys (HMAC) of model bundles by id, as JSON; two of all kinds during a rotation."""
+    bundle_public: dict[str, str] | None = None
+    """Public keys (Ed25519) of model bundles by id, as JSON."""
+    bundle_private: dict[str, SecretStr] | None = None
+    """Private keys (Ed25519) of model bundles by id, as JSON; servers need none."""
+    bundle_kms: dict[str, KmsKey] | None = None
+    """Keys of model bundles in AWS KMS by id, as JSON."""
     bundle_signing_key_id: str | None = None
-    """The id of the key that signs bundles."""
+    """The id of the key that signs bundles; `none` for an installation that only verifies."""
+    bundle_revoked: frozenset[str] | None = None
+    """Ids of revoked keys, as JSON: what they signed does not load."""
     entity: SecretStr | None = None
     """Key that turns entities of the history into opaque values."""
     sampling: SecretStr | None = None
@@ -185,9 +217,9 @@ class _PlatformNames(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """The sections that these variables fill."""
         found: dict[str, Any] = {}
-        for name, (section, field) in PLATFORM_NAMES.items():
+        for name, (section, setting) in PLATFORM_NAMES.items():
             if value := os.environ.get(name):
-                found.setdefault(section, {})[field] = value
+                found.setdefault(section, {})[setting] = value
         return found
 
 
@@ -279,20 +311,32 @@ class Keyring:
 
     seal_key_id: str
     seal_keys: Mapping[str, bytes]
-    bundle_signing_key_id: str
-    bundle_keys: Mapping[str, bytes]
+    bundle_signing_key_id: str | None  # None: bundles are verified and cannot be signed
+    bundle_keys: Mapping[str, bytes]  # of HMAC
     entity_key: bytes
     sampling_key: bytes
+    bundle_public_keys: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    bundle_private_keys: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    bundle_kms_keys: Mapping[str, KmsKey] = field(default_factory=dict[str, KmsKey])
+    bundle_revoked: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for kind, active, keys in (
-            ("seal", self.seal_key_id, self.seal_keys),
-            ("bundle", self.bundle_signing_key_id, self.bundle_keys),
-        ):
-            if active not in keys:
-                raise KeyUnfit(f"There is no {kind} key with the id {active!r}.")
+        if self.seal_key_id not in self.seal_keys:
+            raise KeyUnfit(f"There is no seal key with the id {self.seal_key_id!r}.")
+        for kind, keys in (("seal", self.seal_keys), ("bundle", self.bundle_keys)):
             for key_id, key in keys.items():
                 _check(f"{kind} key {key_id!r}", key)
+        bundle_key_ids = [*self.bundle_keys, *self.bundle_public_keys, *self.bundle_kms_keys]
+        if len(set(bundle_key_ids)) < len(bundle_key_ids):
+            raise KeyUnfit(
+                f"Two bundle keys have the same id: {', '.join(sorted(bundle_key_ids))}.",
+                hint="Give each key an id of its own, whatever its kind.",
+            )
+        alone = sorted(self.bundle_private_keys.keys() - self.bundle_public_keys.keys())
+        if alone:
+            raise KeyUnfit(f"The public key of {', '.join(alone)} is missing.")
+        if self.bundle_signing_key_id not in (None, *bundle_key_ids):
+            raise KeyUnfit(f"There is no bundle key with the id {self.bundle_signing_key_id!r}.")
         _check("entity key", self.entity_key)
         _check("sampling key", self.sampling_key)
 
@@ -303,27 +347,48 @@ class Keyring:
         Raises SecretMissing, SecretExposed or KeyUnfit.
         """
         folder, given = settings.secrets_dir, settings.keys
+        signing = given.bundle_signing_key_id or read_secret(folder, "bundle.current")
+        private = _keys(folder, "bundle", given.bundle_private, ".private")
         return cls(
             seal_key_id=given.seal_key_id or read_secret(folder, "seal.current"),
             seal_keys=_keys(folder, "seal", given.seal),
-            bundle_signing_key_id=given.bundle_signing_key_id
-            or read_secret(folder, "bundle.current"),
+            bundle_signing_key_id=None if signing == NO_KEY else signing,
             bundle_keys=_keys(folder, "bundle", given.bundle),
             entity_key=_key(folder, "entity", given.entity),
             sampling_key=_key(folder, "sampling", given.sampling),
+            bundle_public_keys=_public_keys(folder, given.bundle_public),
+            bundle_private_keys=private,
+            bundle_kms_keys=given.bundle_kms or {},
+            bundle_revoked=frozenset(
+                read_public(folder, REVOKED).split()
+                if given.bundle_revoked is None
+                else given.bundle_revoked
+            ),
         )
 
     def __repr__(self) -> str:
         return f"Keyring(seal={list(self.seal_keys)}, bundle={list(self.bundle_keys)})"
 
 
-def _keys(folder: Path, kind: str, given: dict[str, SecretStr] | None) -> dict[str, bytes]:
-    if given is not None:
-        return {key_id: _decoded(f"{kind} key {key_id!r}", key) for key_id, key in given.items()}
+def _keys(
+    folder: Path, kind: str, given: dict[str, SecretStr] | None, ending: str = ".key"
+) -> dict[str, bytes]:
+    if given is None:
+        given = {
+            key_id: SecretStr(read_secret(folder, f"{kind}.{key_id}{ending}"))
+            for key_id in key_ids(folder, kind, ending)
+        }
+    return {key_id: _decoded(f"{kind} key {key_id!r}", key) for key_id, key in given.items()}
+
+
+def _public_keys(folder: Path, given: dict[str, str] | None) -> dict[str, bytes]:
+    if given is None:
+        given = {
+            key_id: read_public(folder, f"bundle.{key_id}.public")
+            for key_id in key_ids(folder, "bundle", ".public")
+        }
     return {
-        key_id: _decoded(f"{kind} key {key_id!r}", SecretStr(read_secret(folder, name)))
-        for key_id in key_ids(folder, kind)
-        for name in [f"{kind}.{key_id}.key"]
+        key_id: _decoded(f"public key {key_id!r}", SecretStr(key)) for key_id, key in given.items()
     }
 
 

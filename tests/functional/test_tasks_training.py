@@ -19,6 +19,7 @@ from tests.functional.serving import serving
 
 from tiebreak.access.roles import Role
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.ingest.simulator import simulate
 from tiebreak.settings import DatabaseSettings, Keyring, RedisSettings, Settings
 from tiebreak.training.process import MODULE
@@ -92,7 +93,7 @@ def child_of(process: subprocess.Popen[bytes]) -> psutil.Process:
 
 
 def artifacts(place: Place) -> ArtifactStore:
-    return ArtifactStore(place.folder / "data" / "artifacts")
+    return ArtifactStore(Folder(place.folder / "data" / "artifacts"))
 
 
 def test_a_detached_run_is_trained_by_the_worker(

@@ -22,7 +22,7 @@ from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import PolicyParts
 from tiebreak.decisions import upkeep
-from tiebreak.release import records
+from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 

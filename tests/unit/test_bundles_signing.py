@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,22 +16,33 @@ from tiebreak.bundles.format import (
     open_bundle,
     pack,
 )
+from tiebreak.bundles.keys import (
+    BundleKey,
+    CannotSign,
+    Ed25519Key,
+    HmacKey,
+    new_private_key,
+    public_of,
+)
 from tiebreak.bundles.signing import (
-    HEADER_BYTES,
     MAGIC,
     BundleAltered,
     BundleFormatUnknown,
+    BundleKeyRevoked,
     BundleKeys,
     BundleKeysUnfit,
     BundleKeyUnknown,
     BundleRejected,
     BundleTruncated,
     BundleUnsigned,
+    payload_of,
     sign,
     sign_anew,
+    signed_by,
     verify,
 )
 
+HEADER_BYTES = 68  # of format version 1
 OLD, NEW = bytes(range(32)), bytes(range(100, 140))
 OLD_ONLY = BundleKeys({"key-2025": OLD}, signing="key-2025")
 BOTH = BundleKeys({"key-2025": OLD, "key-2026": NEW}, signing="key-2026")
@@ -203,3 +215,73 @@ def test_keys_do_not_show_in_their_representation() -> None:
 def test_the_header_is_as_documented() -> None:
     assert BUNDLE.startswith(MAGIC + b"\0\1\0\1" + b"key-2025".ljust(16, b"\0"))
     assert int.from_bytes(BUNDLE[28:36], "big") == len(BUNDLE) - HEADER_BYTES
+
+
+PRIVATE = bytes(range(50, 82))
+PUBLIC = public_of(PRIVATE)
+PAIR = BundleKeys({"ed-2026": Ed25519Key(PUBLIC, PRIVATE)}, signing="ed-2026")
+SERVER = BundleKeys({"ed-2026": Ed25519Key(PUBLIC)}, signing=None)
+
+
+def test_a_server_with_the_public_key_opens_and_cannot_sign() -> None:
+    bundle = make_bundle(PARTS, PAIR)
+    assert open_bundle(bundle, SERVER, expect_digest=DIGEST) == PARTS
+    with pytest.raises(CannotSign):
+        make_bundle(PARTS, SERVER)
+    with pytest.raises(CannotSign):
+        Ed25519Key(PUBLIC).sign(b"message")
+    with pytest.raises(BundleKeysUnfit):
+        BundleKeys({"ed-2026": Ed25519Key(PUBLIC)}, signing="ed-2026")
+
+
+def test_the_header_of_version_2_is_as_documented() -> None:
+    bundle = make_bundle(PARTS, PAIR)
+    assert bundle.startswith(MAGIC + b"\0\2\0\2" + b"ed-2026".ljust(16, b"\0"))
+    assert int.from_bytes(bundle[28:36], "big") == len(bundle) - 100
+    assert payload_of(bundle) == bundle[100:] == payload_of(BUNDLE) == BUNDLE[68:]
+    assert signed_by(bundle) == ("ed-2026", "ed25519")
+
+
+@pytest.mark.usefixtures("no_parser")
+def test_what_a_revoked_key_signed_does_not_load() -> None:
+    for keys in (
+        BundleKeys(BOTH.active, "key-2026", frozenset({"key-2025"})),
+        BundleKeys(NEW_ONLY.active, "key-2026", frozenset({"key-2025"})),
+    ):
+        assert type(_rejected(BUNDLE, keys)) is BundleKeyRevoked
+        with pytest.raises(BundleKeyRevoked):
+            sign_anew(BUNDLE, keys)
+    with pytest.raises(BundleKeysUnfit, match="revoked"):
+        BundleKeys(BOTH.active, "key-2025", frozenset({"key-2025"}))
+
+
+def test_keys_rotate_from_one_algorithm_to_another() -> None:
+    both = BundleKeys({"key-2025": OLD, "ed-2026": Ed25519Key(PUBLIC, PRIVATE)}, "ed-2026")
+    renewed = sign_anew(BUNDLE, both)
+    assert signed_by(BUNDLE) == ("key-2025", "hmac-sha256")
+    assert open_bundle(renewed, SERVER, expect_digest=DIGEST) == PARTS
+
+
+def test_a_public_key_is_no_secret_of_another_algorithm() -> None:
+    forged = sign(pack(PARTS), BundleKeys({"ed-2026": HmacKey(PUBLIC)}, "ed-2026"))
+    assert type(_rejected(forged, SERVER)) is BundleKeyUnknown
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Ed25519Key(PUBLIC[:-1]),
+        lambda: Ed25519Key(PUBLIC, PRIVATE + b"x"),
+        lambda: Ed25519Key(PUBLIC, new_private_key()),
+        lambda: HmacKey(bytes(31)),
+    ],
+)
+def test_keys_of_other_lengths_or_pairs_are_refused(make: Callable[[], BundleKey]) -> None:
+    with pytest.raises(BundleKeysUnfit):
+        make()
+
+
+def test_no_key_shows_its_secret() -> None:
+    for key in (Ed25519Key(PUBLIC, PRIVATE), HmacKey(OLD)):
+        assert repr(OLD) not in repr(key)
+        assert repr(PRIVATE) not in repr(key)

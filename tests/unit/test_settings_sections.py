@@ -185,3 +185,54 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_it(
         Settings.load()
     assert [problem.where for problem in caught.value.problems] == [f"TIEBREAK_ARTIFACTS__{name}"]
     assert "hidden-value" not in str(caught.value) + repr(caught.value.problems)
+
+
+def test_a_server_holds_public_keys_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    ensure_secrets(folder, is_new=True)
+    (folder / "bundle.k1.key").unlink()
+    (folder / "bundle.ed-2026.public").write_text(KEY)
+    write_secret(folder, "bundle.current", "none")
+    (folder / "bundle.revoked").write_text("k1\nk0\n")
+    keyring = Keyring.load(Settings.load(data_dir=tmp_path))
+    assert (keyring.bundle_signing_key_id, keyring.bundle_keys) == (None, {})
+    assert keyring.bundle_public_keys == {"ed-2026": bytes.fromhex(KEY)}
+    assert keyring.bundle_private_keys == {}
+    assert keyring.bundle_revoked == {"k0", "k1"}
+
+
+def test_a_private_key_has_its_public_key_and_is_private(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    ensure_secrets(folder, is_new=True)
+    write_secret(folder, "bundle.ed-2026.private", KEY)
+    with pytest.raises(KeyUnfit, match="public key of ed-2026"):
+        Keyring.load(Settings.load(data_dir=tmp_path))
+    (folder / "bundle.ed-2026.public").write_text(KEY)
+    assert Keyring.load(Settings.load(data_dir=tmp_path)).bundle_private_keys.keys() == {"ed-2026"}
+    (folder / "bundle.ed-2026.private").chmod(0o644)
+    with pytest.raises(SecretExposed):
+        Keyring.load(Settings.load(data_dir=tmp_path))
+
+
+def test_an_id_names_one_bundle_key(tmp_path: Path) -> None:
+    ensure_secrets(tmp_path / "secrets", is_new=True)
+    (tmp_path / "secrets" / "bundle.k1.public").write_text(KEY)
+    with pytest.raises(KeyUnfit, match="same id"):
+        Keyring.load(Settings.load(data_dir=tmp_path))
+
+
+def test_bundle_keys_of_all_kinds_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_secrets(tmp_path / "secrets", is_new=True)
+    for name, value in {
+        "BUNDLE": "{}",
+        "BUNDLE_PUBLIC": f'{{"ed": "{KEY}"}}',
+        "BUNDLE_KMS": '{"kms": {"key": "alias/bundles", "usage": "mac", "region": "eu-central-1"}}',
+        "BUNDLE_REVOKED": '["k1"]',
+        "BUNDLE_SIGNING_KEY_ID": "kms",
+    }.items():
+        monkeypatch.setenv(f"TIEBREAK_KEYS__{name}", value)
+    keyring = Keyring.load(Settings.load(data_dir=tmp_path))
+    assert keyring.bundle_kms_keys["kms"].key == "alias/bundles"
+    assert (keyring.bundle_signing_key_id, keyring.bundle_revoked) == ("kms", {"k1"})

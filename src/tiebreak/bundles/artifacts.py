@@ -20,7 +20,7 @@ from tiebreak.bundles.blobs import ArtifactsUnavailable, Blobs
 from tiebreak.bundles.cache import BundleCache
 from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import digest_of, open_bundle
-from tiebreak.bundles.signing import HEADER_BYTES, MAGIC, BundleKeys, BundleRejected, BundleUnsigned
+from tiebreak.bundles.signing import BundleKeys, BundleRejected, payload_of
 from tiebreak.errors import Conflict, InvalidInput, NotFound, Problem
 from tiebreak.settings import Settings
 
@@ -85,9 +85,7 @@ class ArtifactStore:
 
     def put_bundle(self, data: bytes) -> str:
         """Stores a signed bundle under the digest of its payload, which is returned."""
-        if len(data) < HEADER_BYTES or not data.startswith(MAGIC):
-            raise BundleUnsigned
-        digest = digest_of(data[HEADER_BYTES:])
+        digest = digest_of(payload_of(data))
         self._blobs.put(_bundle(digest), data)
         return digest
 
@@ -119,6 +117,13 @@ class ArtifactStore:
         if self._cache is not None:
             self._cache.keep(digest, data)
         return parts
+
+    def read_bundle(self, digest: str) -> bytes:
+        """The bytes of a bundle as the place has them, unverified, to hand on; BundleMissing."""
+        data = self._blobs.get(_bundle(digest))
+        if data is None:
+            raise BundleMissing(digest=digest)
+        return data
 
     def has_bundle(self, digest: str) -> bool:
         """Whether a bundle of this digest is here."""

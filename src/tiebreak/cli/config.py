@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from tiebreak.bundles.artifacts import ArtifactStore, S3Missing
+from tiebreak.bundles.signing import BundleKeys
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.settings import (
@@ -40,9 +41,36 @@ def check(json: JsonOption = False) -> None:
     problems = [*unknown_variables(os.environ), *contradictions(settings)]
     if problems:
         raise SettingsInvalid(hint="Change or remove these.", problems=tuple(problems))
-    Output(as_json=json).result(
-        settings.redacted(), table("Settings", ("variable", "value", "meaning"), rows)
+    keys = bundle_keys(settings)
+    shown = [tuple(key.values()) for key in keys]
+    output = Output(as_json=json)
+    output.result(
+        {**settings.redacted(), "bundle_keys": keys},
+        table("Settings", ("variable", "value", "meaning"), rows),
+        *([table("Keys of model bundles", tuple(keys[0]), shown)] if keys else []),
     )
+    if keys and not any(key["signs"] for key in keys):
+        output.note("This installation verifies model bundles and cannot sign them.")
+
+
+def bundle_keys(settings: Settings) -> list[dict[str, Any]]:
+    """What this installation can do with each key of model bundles; none before the first start."""
+    if not _has_keys(settings):
+        return []
+    keys = BundleKeys.of(Keyring.load(settings))
+    return [
+        {
+            "key_id": key_id,
+            "algorithm": keys.key(key_id).algorithm.name.lower().replace("_", "-"),
+            "verifies": key_id not in keys.revoked,
+            "signs": key_id == keys.signing,
+        }
+        for key_id in keys.active
+    ]
+
+
+def _has_keys(settings: Settings) -> bool:
+    return settings.secrets_dir.exists() or settings.keys.seal is not None
 
 
 def unknown_variables(environment: Mapping[str, str]) -> Iterator[Problem]:
@@ -78,9 +106,9 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
             yield from ArtifactStore.of(settings).examine()
         except S3Missing as error:
             yield Problem("TIEBREAK_ARTIFACTS__URL", error.code, error.message, error.hint)
-    if settings.secrets_dir.exists() or settings.keys.seal is not None:
+    if _has_keys(settings):
         try:
-            Keyring.load(settings)
+            BundleKeys.of(Keyring.load(settings))
         except TiebreakError as error:
             yield Problem("keys", error.code, error.message, error.hint)
 

@@ -64,7 +64,7 @@ class Session:
     @property
     def bundle_keys(self) -> BundleKeys:
         """The keys that sign and verify bundles."""
-        return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+        return BundleKeys.of(self.keyring)
 
     @property
     def trainer(self) -> Trainer:

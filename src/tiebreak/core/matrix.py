@@ -38,6 +38,8 @@ class FeatureSpec:
     `definition` is the canonical JSON of the workflow's feature, so that a model is only ever
     served with features that mean what they meant in training. `categories` are the known
     values of a category in the order of their codes, `text` is what was learnt of a text.
+    A model from elsewhere may read a workflow's feature (`column`) under another name, and have
+    codes of its own (`encoding`: missing, unseen, then one a category; NaN is a missing value).
     """
 
     name: str
@@ -45,32 +47,54 @@ class FeatureSpec:
     definition: str
     categories: tuple[str, ...] = ()
     text: TextScore | None = None
+    column: str | None = None
+    encoding: tuple[float, ...] | None = None
+
+    @property
+    def reads(self) -> str:
+        """The feature of the workflow that it is computed from."""
+        return self.column or self.name
 
     @cached_property
     def number(self) -> pl.Expr:
         """The feature as a number, as numpy takes it."""
-        return pl.col(self.name).cast(pl.Float64)
+        return pl.col(self.reads).cast(pl.Float64).alias(self.name)
 
     @cached_property
     def codes(self) -> dict[str | None, float]:
         """Each known value's code, and that of null."""
+        if self.encoding is not None:
+            return {
+                None: self.encoding[0],
+                **dict(zip(self.categories, self.encoding[2:], strict=True)),
+            }
         known = {value: float(code) for code, value in enumerate(self.categories, FIRST_KNOWN)}
         return {None: float(MISSING), **known}
 
+    @property
+    def unseen(self) -> float:
+        """The code of a value that is not known."""
+        return float(UNSEEN) if self.encoding is None else self.encoding[1]
+
     def listed(self) -> dict[str, Any]:
         """What a manifest says of it; what was learnt of a text is a part of its own."""
-        return {
+        told: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
             "definition": self.definition,
             "categories": self.categories,
         }
+        if self.column is not None:
+            told["column"] = self.column
+        if self.encoding is not None:  # JSON writes NaN as null
+            told["encoding"] = self.encoding
+        return told
 
 
 def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
     """The features (n, f) of the rows of `frame`, C-ordered; FeatureColumnMissing."""
     present = set(frame.columns)
-    absent = [spec.name for spec in features if spec.name not in present]
+    absent = [spec.reads for spec in features if spec.reads not in present]
     if absent:
         raise FeatureColumnMissing(features=absent)
     out = np.empty((frame.height, len(features)), dtype=np.float32)
@@ -80,15 +104,15 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
         out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
     for place, spec in enumerate(features):
         if spec.kind == "category":
-            out[:, place] = _codes(spec, frame.get_column(spec.name))
+            out[:, place] = _codes(spec, frame.get_column(spec.reads))
         elif spec.kind == "text":
             assert spec.text is not None
-            out[:, place] = spec.text.scores(frame.get_column(spec.name))
+            out[:, place] = spec.text.scores(frame.get_column(spec.reads))
     return out
 
 
 def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:
     codes = spec.codes
     values = column if column.dtype == pl.String else column.cast(pl.String)
-    unseen = float(UNSEEN)
+    unseen = spec.unseen
     return [codes.get(value, unseen) for value in values.to_list()]

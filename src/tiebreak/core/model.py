@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from typing import Any, cast
 
 import numpy as np
@@ -134,4 +135,10 @@ def _feature(spec: Mapping[str, Any], parts: Mapping[str, bytes]) -> FeatureSpec
         definition=spec["definition"],
         categories=tuple(spec["categories"]),
         text=TextScore.load(parts[text_part(spec["name"])]) if is_text else None,
+        column=spec.get("column"),
+        encoding=_encoding(spec.get("encoding")),
     )
+
+
+def _encoding(codes: list[float | None] | None) -> tuple[float, ...] | None:
+    return None if codes is None else tuple(nan if code is None else code for code in codes)

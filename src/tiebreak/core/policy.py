@@ -112,7 +112,7 @@ class Policy:
 
 def _check_features(model: Model, plan: FeaturePlan) -> None:
     defined = plan.definitions()
-    differing = [s.name for s in model.features if defined.get(s.name) != s.definition]
+    differing = sorted({s.reads for s in model.features if defined.get(s.reads) != s.definition})
     if differing:
         raise ModelMismatch(
             "The model was trained on other definitions of: " + ", ".join(differing) + ".",

@@ -91,7 +91,7 @@ def explanation(
         plan = policy.features_plan
         given, context = columns([ticket], schema, plan.history.context_columns)
         frame, _ = plan.columns(given, context)
-        told = [_value(feature, frame[feature.name]) for feature in features]
+        told = [_value(feature, frame[feature.reads]) for feature in features]
     names = [feature.name for feature in features]
     contributions = contributions_of(row)
     order: list[int] = np.argsort(-np.abs(contributions), kind="stable").tolist()

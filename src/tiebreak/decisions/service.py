@@ -58,7 +58,7 @@ class DecisionService:
 
     def __init__(self, db: Database, settings: Settings, keyring: Keyring, limits: Limits) -> None:
         self.db = db
-        keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
+        keys = BundleKeys.of(keyring)
         artifacts = ArtifactStore.of(settings)
         self.library = PolicyLibrary(db, artifacts, keys)
         self.active = ActivePolicies(db, self.library, keyring)

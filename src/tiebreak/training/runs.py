@@ -220,7 +220,7 @@ class Trainer:
             return trained
 
     def _store(self, trained: Trained) -> str:
-        keys = BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+        keys = BundleKeys.of(self.keyring)
         return self.artifacts.put_bundle(make_bundle(trained.parts, keys))
 
     async def _end(self, turn: Turn, error: TiebreakError) -> None:

@@ -20,6 +20,7 @@ from tiebreak.web.site import site_of
 
 PUBLIC: frozenset[Role] = frozenset()
 EVERYONE = frozenset(Role)
+MODELLERS = frozenset({Role.ML_ENGINEER, Role.APPROVER, Role.AUDITOR, Role.LEAD, Role.ADMIN})
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
 TRAINERS = frozenset({Role.ML_ENGINEER, Role.ADMIN})
 
@@ -45,6 +46,9 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "cancel_training": TRAINERS,
     "list_training_runs": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
     "get_training_run": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
+    "list_models": MODELLERS,
+    "get_model": MODELLERS,
+    "get_model_card": MODELLERS,
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -43,6 +43,7 @@ TAGS = [
     {"name": "outcomes", "description": "Tell what really happened."},
     {"name": "workflows", "description": "What is decided, and by which version."},
     {"name": "training", "description": "Train models; follow and end training runs."},
+    {"name": "models", "description": "What the models are made of, and where they are in use."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]

@@ -348,6 +348,59 @@ class TrainingRunPage(Shape):
     next_cursor: str | None
 
 
+class StoredModel(Shape):
+    """One stored bundle; `problem` says why it does not load, and then nothing else is known."""
+
+    digest: str
+    workflow: str | None
+    family: str | None
+    trees: int | None
+    metrics: dict[str, float | None] = Field(description="On tickets it was not trained on.")
+    origin: str | None = Field(description="`trained`, or `legacy joblib`.")
+    made_at: datetime | None
+    made_by: str | None
+    uses: list[str] = Field(description="Such as `locate: production`.")
+    key_id: str | None
+    algorithm: str | None
+    problem: str | None
+
+
+class ModelList(Shape):
+    """The stored models, newest first."""
+
+    models: list[StoredModel]
+
+
+class ModelRelease(Shape):
+    """A release record that names the model."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    author: str
+    approver: str
+    reason: str
+    created_at: datetime
+
+
+class ModelLineage(Shape):
+    """What the model came from, and what names it."""
+
+    data_hash: str | None
+    run_id: str | None
+    reason: str | None
+    policies: list[str]
+    releases: list[ModelRelease]
+
+
+class ModelDetail(Shape):
+    """One model with its manifest and lineage."""
+
+    model: StoredModel
+    manifest: dict[str, Any]
+    lineage: ModelLineage
+
+
 class ProblemDocument(Shape):
     """An error, after RFC 9457; `code` is stable, `hint` is the next step."""
 
