@@ -14,6 +14,7 @@ from tests import s3
 from tests.databases import DatabaseUrls, run
 from tests.functional.serving import REPAIRS, RULES, TICKET, prepare, serving, settings_for
 from tests.functional.test_web_explanations import SCORED, parts
+from tests.releases import put
 
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
@@ -22,7 +23,6 @@ from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import PolicyParts
 from tiebreak.decisions import upkeep
-from tiebreak.registry import records
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 
@@ -66,9 +66,7 @@ class Bench:
             db = await Database.open(self.urls.app, pool_size=2)
             lane = await Lane.open(db, "tests", self.keyring)
             named = PolicyParts(SCORED.name, SCORED.version, RULES.version, digest)
-            await records.install(
-                lane, self.keyring, named, author="ann", approver="bob", reason="next"
-            )
+            await put(db, lane, self.keyring, named)
             await db.close()
 
         run(work())

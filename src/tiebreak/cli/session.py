@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -104,9 +105,6 @@ def look(work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
 
 
 def _run(person: str, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
-    # Each time asked anew, because standard error may be redirected; results own standard output.
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
-
     async def run(services: Services) -> T:
         async with opened(services, person) as session:
             return await work(session)
@@ -117,7 +115,12 @@ def _run(person: str, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
 
 @asynccontextmanager
 async def opened(services: Services, person: str) -> AsyncGenerator[Session]:
-    """A session on running servers."""
+    """A session on running servers; of what the rooms log, warnings go to standard error."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        # asked each time, because standard error may be redirected; results own standard output
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
     db = await Database.of(services.settings)
     try:
         lane = await Lane.open(db, "cli", services.keyring)
