@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.releases import put
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.policy import PolicyParts
@@ -59,14 +61,17 @@ class Bench:
         keys = BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
         return ArtifactStore.of(self.settings).put_bundle(make_bundle(parts, keys))
 
-    def install(self, digest: str) -> None:
-        """Put a policy with this bundle into production."""
+    def promote(self, parts: Mapping[str, bytes]) -> None:
+        """Put a policy with this bundle into production from a machine that has it in a folder."""
+        folder = Path(tempfile.mkdtemp(dir=self.settings.data_dir))
+        bundle = make_bundle(parts, BundleKeys.of(self.keyring))
+        digest = ArtifactStore(Folder(folder)).put_bundle(bundle)
 
         async def work() -> None:
             db = await Database.open(self.urls.app, pool_size=2)
             lane = await Lane.open(db, "tests", self.keyring)
             named = PolicyParts(SCORED.name, SCORED.version, RULES.version, digest)
-            await put(db, lane, self.keyring, named)
+            await put(db, lane, self.keyring, named, artifacts=folder)
             await db.close()
 
         run(work())
@@ -144,9 +149,10 @@ def test_a_release_whose_bundle_cannot_be_fetched_waits_for_the_bucket(
     with serving(bench.settings, bench.keyring) as (url, _):
         readiness(url, is_ready)
         first = bench.decide(url, "one")
-        other = bench.put({**parts, "note.txt": random.Random(1).randbytes(10)})
+        new = {**parts, "note.txt": random.Random(1).randbytes(10)}
+        other = bench.put(new)
         bench.server.fail("silence")
-        bench.install(other)
+        bench.promote(new)
         told = readiness(url, lambda told: other in str(told["problems"]))
         assert "The policy before it goes on deciding." in told["problems"][0]["message"]
         second = bench.decide(url, "two")
