@@ -80,4 +80,4 @@ def test_no_request_breaks_the_server_or_its_promises(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-    assert "Operations:       15 selected / 15 total" in done.stdout
+    assert "Operations:       17 selected / 17 total" in done.stdout

@@ -27,6 +27,7 @@ from tiebreak.store.database import Database
 
 if TYPE_CHECKING:
     from tiebreak.registry.policies import PolicyLibrary
+    from tiebreak.release.releases import Office
 
 T = TypeVar("T")
 
@@ -63,6 +64,12 @@ class Session:
     def bundle_keys(self) -> BundleKeys:
         """The keys that sign and verify bundles."""
         return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
+
+    def office(self) -> Office:
+        """Where releases are read and written, with a new library."""
+        from tiebreak.release.releases import Office
+
+        return Office(self.db, self.lane, self.keyring, self.library())
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""

@@ -46,6 +46,12 @@ class AlreadyCountersigned(Conflict):
     code = "already_countersigned"
 
 
+class CountersignatureOverdue(Conflict):
+    """Nobody has countersigned a demotion in time."""
+
+    code = "countersignature_overdue"
+
+
 class Target(StrEnum):
     """What a demotion goes back to."""
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy import Select, Text, cast, func, select, tuple_
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest.evidence import Backtest
@@ -25,6 +25,8 @@ from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
+
+Position = tuple[datetime, UUID]  # of a release: its time and id
 
 
 class NoSuchRelease(NotFound):
@@ -84,6 +86,15 @@ class Release:
     def is_open(self) -> bool:
         """Whether it may still reach production."""
         return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which releases to list; None leaves a column free."""
+
+    workflow: str | None = None
+    state: State | None = None
+    author: str | None = None
 
 
 def parts_of(backtest: Backtest) -> PolicyParts:
@@ -157,6 +168,31 @@ async def releases(db: Database, workflow: str | None = None) -> list[Release]:
     if workflow is not None:
         query = query.where(tables.releases.c.workflow == workflow)
     return await _read(db, query)
+
+
+async def page(
+    db: Database, filters: Filters, *, after: Position | None = None, limit: int = 50
+) -> list[Release]:
+    """Releases from behind `after` on, at most `limit`, newest first.
+
+    The next page begins after the last one's (`created_at`, `release_id`).
+    """
+    c = tables.releases.c
+    query = _query()
+    if filters.workflow is not None:
+        query = query.where(c.workflow == filters.workflow)
+    if filters.author is not None:
+        query = query.where(c.author == filters.author)
+    if filters.state is not None:
+        query = query.where(func.release_state(c.release_id) == filters.state.value)
+    if after is not None:
+        query = query.where(c.created_at <= after[0], tuple_(c.created_at, c.release_id) < after)
+    return await _read(db, query.limit(limit))
+
+
+async def open_releases(db: Database) -> list[Release]:
+    """The releases that may still reach production, newest first."""
+    return [release for release in await releases(db) if release.is_open]
 
 
 async def check_builds(library: PolicyLibrary, parts: PolicyParts) -> None:
@@ -264,7 +300,7 @@ def _query() -> Select[Any]:
     )
     columns = [tables.releases.c[name] for name in _COLUMNS]
     return select(*columns, happened).order_by(
-        tables.releases.c.created_at.desc(), tables.releases.c.release_id
+        tables.releases.c.created_at.desc(), tables.releases.c.release_id.desc()
     )
 
 

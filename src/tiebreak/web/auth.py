@@ -21,6 +21,10 @@ from tiebreak.web.site import site_of
 PUBLIC: frozenset[Role] = frozenset()
 EVERYONE = frozenset(Role)
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
+ENGINEERS = frozenset({Role.ML_ENGINEER})
+APPROVERS = frozenset({Role.APPROVER})
+DEMOTERS = ENGINEERS | APPROVERS | {Role.LEAD, Role.ADMIN}
+RELEASE_READERS = DEMOTERS | {Role.AUDITOR}
 
 ACCESS: Mapping[str, frozenset[Role]] = {
     "livez": PUBLIC,
@@ -40,6 +44,8 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "list_releases": RELEASE_READERS,
+    "get_release": RELEASE_READERS,
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 
