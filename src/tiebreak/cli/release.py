@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import orjson
 import typer
 
 from tiebreak.cli import exits
 from tiebreak.cli.output import JsonOption, Output, minute, short, table
 from tiebreak.cli.session import Session, look
-from tiebreak.registry.canaries import ForgedCanary
-from tiebreak.registry.records import ForgedRelease, ReleaseRecord
 from tiebreak.release import releases
 from tiebreak.release.approvals import Approval, approvals_of
-from tiebreak.release.demotion import CountersignatureOverdue, Demotion
-from tiebreak.release.events import Event, events_of
+from tiebreak.release.demotion import CountersignatureOverdue
+from tiebreak.release.events import ACTIONS, Event, events_of
 from tiebreak.release.overview import Overview, overview
 from tiebreak.release.releases import Release
 from tiebreak.release.states import State
+from tiebreak.store import journal
 
 app = typer.Typer()
 
@@ -41,18 +41,7 @@ def status(json: JsonOption = False) -> None:
     """
     output = Output(as_json=json)
     found = look(lambda session: overview(session.db, session.keyring))
-    told = {
-        "production": [
-            _production(workflow, record) for workflow, record in sorted(found.production.items())
-        ],
-        "candidates": [_candidate(found, release) for release in found.candidates],
-        "demotions": [_demotion(found, demotion) for demotion in found.demotions],
-        "problems": [
-            {"workflow": workflow, "code": canary.code, "hint": canary.hint}
-            for workflow, canary in sorted(found.canaries.items())
-            if isinstance(canary, ForgedCanary)
-        ],
-    }
+    told = found.as_data()
     output.result(told, *_tables(told))
     if found.overdue:
         late = found.overdue[0]
@@ -93,6 +82,37 @@ def list_(
     columns = ("release", "workflow", "state", "policy", "author", "proposed", "reason")
     told = {"releases": [asdict(each) for each in found]}
     Output(as_json=json).result(told, table("Releases", columns, rows))
+
+
+@app.command()
+def history(
+    workflow: WorkflowArgument,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show who did what to a workflow's releases and its production, newest first.
+
+    Example: `tiebreak release history locate`
+    """
+
+    async def work(session: Session) -> list[journal.Row]:
+        filters = journal.Filters(actions=ACTIONS, subject=f"{workflow}/")
+        return await journal.entries(session.db, filters, limit=limit)
+
+    entries = [row | {"detail": orjson.loads(row["detail"])} for row in look(work)]
+    rows = [
+        (
+            minute(each["at"]),
+            each["actor"],
+            each["action"],
+            short(each["subject"].partition("/")[2]),
+            details(each["detail"]),
+        )
+        for each in entries
+    ]
+    columns = ("at", "who", "what", "policy", "details")
+    title = f"What happened to {workflow}"
+    Output(as_json=json).result({"entries": entries}, table(title, columns, rows))
 
 
 @app.command()
@@ -184,8 +204,7 @@ def _tables(told: dict[str, Any]) -> list[Any]:
             for each in told["demotions"]
         ]
         found.append(table("Demotions without a second signature", columns, rows))
-    lines = [f"  • {each['workflow']}: {each['code']}. {each['hint']}" for each in told["problems"]]
-    return [*found, *lines]
+    return [*found, *(f"  • {each['message']} {each['hint']}" for each in told["problems"])]
 
 
 def _row(each: dict[str, Any]) -> tuple[object, ...]:
@@ -199,30 +218,3 @@ def _row(each: dict[str, Any]) -> tuple[object, ...]:
         minute(each["created_at"]),
         "" if each["is_current"] else "production moved: rebase it",
     )
-
-
-def _production(workflow: str, record: ReleaseRecord | ForgedRelease) -> dict[str, Any]:
-    if isinstance(record, ForgedRelease):
-        names = ("seq", "kind", "policy", "model", "author", "approver", "since", "reason")
-        return {"workflow": workflow, "state": record.code, **dict.fromkeys(names)}
-    return {
-        "workflow": workflow,
-        "state": "production",
-        "seq": record.seq,
-        "kind": record.kind,
-        "policy": record.policy_hash,
-        "model": record.bundle_digest,
-        "author": record.author,
-        "approver": record.approver,
-        "since": record.created_at,
-        "reason": record.reason,
-    }
-
-
-def _candidate(found: Overview, release: Release) -> dict[str, Any]:
-    now = {"percent": found.share(release), "is_current": found.is_current(release)}
-    return asdict(release) | now
-
-
-def _demotion(found: Overview, demotion: Demotion) -> dict[str, Any]:
-    return asdict(demotion) | {"is_overdue": demotion in found.overdue}

@@ -37,6 +37,10 @@ PersonOption = Annotated[
     str | None,
     typer.Option("--as", metavar="PERSON", help="Who does this; default: your account's name."),
 ]
+ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and change nothing.")
+]
 
 
 class UnknownPerson(NotFound):
@@ -65,11 +69,12 @@ class Session:
         """The keys that sign and verify bundles."""
         return BundleKeys(self.keyring.bundle_keys, self.keyring.bundle_signing_key_id)
 
-    def office(self) -> Office:
-        """Where releases are read and written, with a new library."""
+    def office(self, *, is_rehearsal: bool = False) -> Office:
+        """Where releases are read and written, with a new library; a rehearsal keeps nothing."""
         from tiebreak.release.releases import Office
 
-        return Office(self.db, self.lane, self.keyring, self.library())
+        lane = Lane.rehearsal(self.db, "cli", self.keyring) if is_rehearsal else self.lane
+        return Office(self.db, lane, self.keyring, self.library())
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""

@@ -79,8 +79,9 @@ def command(
     run = act(person, work)
     output.result(as_data(run), metrics_table(run))
     output.note(
-        f"Next: `tiebreak release install {workflow} --model {run.digest[:12]} "
-        "--approved-by PERSON --reason WHY`"
+        f"Next: `tiebreak release propose {workflow} --bundle {run.digest[:12]} --reason WHY`, "
+        f"or for the first policy `tiebreak release install {workflow} --approved-by PERSON "
+        "--reason WHY`"
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from tiebreak.errors import IntegrityFailure, Problem
 from tiebreak.registry import canaries, records
 from tiebreak.registry.canaries import Canary, ForgedCanary
 from tiebreak.registry.records import ForgedRelease, ReleaseRecord
@@ -42,6 +44,32 @@ class Overview:
         record = self.production.get(release.workflow)
         return isinstance(record, ReleaseRecord) and record.seq == release.base_seq
 
+    def as_data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "production": [_production(*each) for each in sorted(self.production.items())],
+            "candidates": [
+                {
+                    **asdict(release),
+                    "percent": self.share(release),
+                    "is_current": self.is_current(release),
+                }
+                for release in self.candidates
+            ],
+            "demotions": [
+                {**asdict(demotion), "is_overdue": demotion in self.overdue}
+                for demotion in self.demotions
+            ],
+            "problems": [
+                Problem(
+                    f"workflows.{workflow}.{what}", error.code, error.message, error.hint
+                ).as_dict()
+                for what, found in (("release", self.production), ("canary", self.canaries))
+                for workflow, error in sorted(found.items())
+                if isinstance(error, IntegrityFailure)
+            ],
+        }
+
     def _is_base(self, canary: Canary) -> bool:
         record = self.production.get(canary.workflow)
         return isinstance(record, ReleaseRecord) and record.seq == canary.production_seq
@@ -56,3 +84,21 @@ async def overview(db: Database, keyring: Keyring) -> Overview:
         candidates=await open_releases(db),
         demotions=await unsigned(db),
     )
+
+
+def _production(workflow: str, record: ReleaseRecord | ForgedRelease) -> dict[str, Any]:
+    if isinstance(record, ForgedRelease):
+        names = ("seq", "kind", "policy", "model", "author", "approver", "since", "reason")
+        return {"workflow": workflow, "state": record.code, **dict.fromkeys(names)}
+    return {
+        "workflow": workflow,
+        "state": "production",
+        "seq": record.seq,
+        "kind": record.kind,
+        "policy": record.policy_hash,
+        "model": record.bundle_digest,
+        "author": record.author,
+        "approver": record.approver,
+        "since": record.created_at,
+        "reason": record.reason,
+    }

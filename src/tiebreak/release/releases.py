@@ -202,14 +202,32 @@ async def check_builds(library: PolicyLibrary, parts: PolicyParts) -> None:
         raise ModelUnfit(problem.message, hint=problem.hint, workflow=parts.workflow)
 
 
+def check_backtest(parts: PolicyParts, backtest: Backtest, production: str | None) -> None:
+    """Raises `BacktestOfAnother` unless it is of this policy against this one in production."""
+    found = backtest.evidence["policy_hash"]
+    if found != parts.hash:
+        raise BacktestOfAnother(
+            hint="Run `tiebreak backtest run` with this policy.",
+            backtest=backtest.id,
+            policy_hash=found,
+        )
+    baseline = backtest.evidence["baseline"]["production"]
+    if baseline != production:
+        raise BacktestOfAnother(
+            "The backtest compares with another policy than the one in production now.",
+            hint="Run `tiebreak backtest run` again.",
+            backtest=backtest.id,
+            production=production,
+        )
+
+
 async def check_current(unit: Unit, release: Release) -> None:
     """Take the workflow's release lock; raises `ProductionMoved` unless its base is production."""
     seq = await records.lock(unit, release.workflow)
     if seq != release.base_seq:
         raise ProductionMoved(
             "What was found out about the release is void: production moved.",
-            hint=f"Backtest it against what is in production now, then rebase release "
-            f"{release.release_id}.",
+            hint=f"Propose it anew: `tiebreak release rebase {release.release_id} --reason WHY`.",
             workflow=release.workflow,
             seq=seq,
         )
@@ -231,7 +249,7 @@ async def _propose(
 ) -> Release:
     seq = await records.lock(unit, parts.workflow)
     production = await unit.conn.fetchval(_PRODUCTION, parts.workflow, seq)
-    _check_backtest(parts, backtest, production)
+    check_backtest(parts, backtest, production)
     await records.store_policy(unit, parts, author=author)
     row: dict[str, Any] = {
         "release_id": uuid.uuid4(),
@@ -249,24 +267,6 @@ async def _propose(
     detail = {"backtest": backtest.id, "base_seq": seq, "reason": reason}
     await happen(unit, release.subject, Kind.PROPOSED, actor=author, detail=detail)
     return release
-
-
-def _check_backtest(parts: PolicyParts, backtest: Backtest, production: str | None) -> None:
-    found = backtest.evidence["policy_hash"]
-    if found != parts.hash:
-        raise BacktestOfAnother(
-            hint="Run `tiebreak backtest run` with this policy.",
-            backtest=backtest.id,
-            policy_hash=found,
-        )
-    baseline = backtest.evidence["baseline"]["production"]
-    if baseline != production:
-        raise BacktestOfAnother(
-            "The backtest compares with another policy than the one in production now.",
-            hint="Run `tiebreak backtest run` again.",
-            backtest=backtest.id,
-            production=production,
-        )
 
 
 async def _end(
