@@ -13,7 +13,7 @@ from tiebreak.cli.output import JsonOption, Output, minute, short, table
 from tiebreak.cli.session import Session, look
 from tiebreak.release import releases
 from tiebreak.release.approvals import Approval, approvals_of
-from tiebreak.release.demotion import CountersignatureOverdue
+from tiebreak.release.demotion import CountersignatureOverdue, late_signature
 from tiebreak.release.events import ACTIONS, Event, events_of
 from tiebreak.release.overview import Overview, overview
 from tiebreak.release.releases import Release
@@ -44,11 +44,8 @@ def status(json: JsonOption = False) -> None:
     told = found.as_data()
     output.result(told, *_tables(told))
     if found.overdue:
-        late = found.overdue[0]
-        output.note(
-            f"OVERDUE: nobody has countersigned the demotion of {late.workflow} by {late.author}. "
-            f"Next: `tiebreak release countersign {late.workflow} --seq {late.seq}`"
-        )
+        for late in map(late_signature, found.overdue):
+            output.note(f"OVERDUE: {late.message} {late.hint}")
         raise typer.Exit(exits.exit_code(CountersignatureOverdue()))
 
 
@@ -180,7 +177,7 @@ def events_table(events: list[Event]) -> Any:
 
 def details(detail: Any) -> str:
     """What was noted of an event or entry, in a line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in detail.items() if value != "")
+    return ", ".join(f"{name} {short(value)}" for name, value in detail.items() if value)
 
 
 def _tables(told: dict[str, Any]) -> list[Any]:

@@ -45,7 +45,17 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
     "list_releases": RELEASE_READERS,
+    "get_production": RELEASE_READERS,
+    "list_release_history": RELEASE_READERS,
     "get_release": RELEASE_READERS,
+    "propose_release": ENGINEERS,
+    "rebase_release": ENGINEERS,
+    "withdraw_release": ENGINEERS,
+    "approve_release": APPROVERS,
+    "promote_release": ENGINEERS,
+    "rollback_production": ENGINEERS,
+    "demote_production": DEMOTERS,
+    "countersign_demotion": APPROVERS,
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -16,6 +16,15 @@ from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
+from tiebreak.web.release_shapes import (
+    ApprovalRequest,
+    Countersignature,
+    DemotionRequest,
+    Promotion,
+    Proposal,
+    Rollback,
+    Withdrawal,
+)
 from tiebreak.web.shapes import BatchLine, DecideAgain, ProblemDocument, Readiness
 
 Json = dict[str, Any]
@@ -45,6 +54,18 @@ BATCH = (
     "workflow's fields (or their `source`) and the column of its ticket id; other columns are "
     "passed over."
 )
+
+REQUESTS: Mapping[str, type[BaseModel]] = {
+    "decide_again": DecideAgain,
+    "propose_release": Proposal,
+    "rebase_release": Proposal,
+    "withdraw_release": Withdrawal,
+    "approve_release": ApprovalRequest,
+    "promote_release": Promotion,
+    "rollback_production": Rollback,
+    "demote_production": DemotionRequest,
+    "countersign_demotion": Countersignature,
+}
 
 _BINARY: Json = {"type": "string", "format": "binary"}
 _TABLE_SCHEMAS: Mapping[str, Json] = {
@@ -82,7 +103,7 @@ def routes_description(app: FastAPI) -> Json:
     )
     components: Json = document.setdefault("components", {})
     schemas: Json = components.setdefault("schemas", {})
-    for model in (ProblemDocument, BatchLine, DecideAgain, Readiness):
+    for model in (ProblemDocument, BatchLine, Readiness, *REQUESTS.values()):
         _add_model(schemas, model)
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
@@ -205,9 +226,10 @@ def _with_body(operation: Json, bodies: Json) -> Json:
             **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
         }
         return {**operation, "requestBody": _required(content, BATCH)}
-    if name == "decide_again":
-        content = {"application/json": {"schema": {"$ref": REF + DecideAgain.__name__}}}
-        return {**operation, "requestBody": _required(content, "Why it is decided again.")}
+    if name in REQUESTS:
+        model = REQUESTS[name]
+        content = {"application/json": {"schema": {"$ref": REF + model.__name__}}}
+        return {**operation, "requestBody": _required(content, model.__doc__ or "")}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."

@@ -3,13 +3,53 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tiebreak.registry import records
+from tiebreak.release.approvals import MOST_HOURS
+from tiebreak.release.demotion import Target
 from tiebreak.release.states import Kind, Stage, State
-from tiebreak.web.shapes import Shape
+from tiebreak.web.shapes import REASON_MAX_LENGTH, Mistake, Shape
 
+NO_NUL = r"^[^\x00]*$"  # Postgres takes none in a text
+Reason = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=REASON_MAX_LENGTH,
+        pattern=r"^[^\x00]*[^\s\x00][^\x00]*$",
+        description="Why; it stands in the journal, so it holds no personal data.",
+        examples=["fewer needless reviews"],
+    ),
+]
+Note = Annotated[
+    str,
+    Field(
+        max_length=REASON_MAX_LENGTH,
+        pattern=NO_NUL,
+        description="A remark; no personal data.",
+        examples=["figures look right"],
+    ),
+]
+Evidence = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{8,64}$",
+        description="Id of the backtest, or its first digits.",
+        examples=["9c1185a5c5e9"],
+    ),
+]
+Seq = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=2**31 - 1,
+        description="Number of the record that was seen; refused when another is in production. "
+        "Null: whatever is.",
+    ),
+]
 ID = "4f0f2a68-6d3c-4a4e-9f3c-0d6f6a1c7b21"
 HASH = "9c1185a5c5e9fc54612808977ee8f548b2258d31" + "0" * 24
 
@@ -61,10 +101,124 @@ class ReleaseEvent(Shape):
     detail: dict[str, Any]
 
 
-class ReleaseDetail(Release):
-    """A release with its approvals and everything that happened to it."""
+class Candidate(Release):
+    """A release on its way."""
 
     percent: int = Field(ge=0, le=100, description="Of the tickets that it decides now.")
     is_current: bool = Field(description="False: production moved, its evidence is void.")
+
+
+class ReleaseDetail(Candidate):
+    """A release with its approvals and everything that happened to it."""
+
     approvals: list[ReleaseApproval]
     events: list[ReleaseEvent]
+
+
+class InProduction(Shape):
+    """What is in production for a workflow; all but `state` is null when its record is forged."""
+
+    workflow: str
+    state: Literal["production", "forged_release"]
+    seq: int | None
+    kind: records.Kind | None
+    policy: str | None
+    model: str | None = Field(description="Null: rules decide alone.")
+    author: str | None
+    approver: str | None = Field(description="Null: a demotion.")
+    since: datetime | None
+    reason: str | None
+
+
+class UnsignedDemotion(Shape):
+    """A demotion that waits for its second signature."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    author: str
+    reason: str
+    created_at: datetime
+    due_at: datetime
+    is_overdue: bool
+
+
+class ReleaseOverview(Shape):
+    """What is in production, what is on its way there, and what awaits a signature."""
+
+    production: list[InProduction]
+    candidates: list[Candidate]
+    demotions: list[UnsignedDemotion]
+    problems: list[Mistake]
+
+
+class ProductionRecord(Shape):
+    """The release record that says what is in production now."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    bundle_digest: str | None = Field(description="Null: rules decide alone.")
+    author: str
+    approver: str | None = Field(description="Null: a demotion.")
+    reason: str
+    created_at: datetime
+    kind: records.Kind
+    release_id: str | None
+
+
+class Countersigned(Shape):
+    """A demotion that was signed by a second person."""
+
+    workflow: str
+    seq: int
+
+
+class Proposal(Shape):
+    """A policy that was backtested, to be proposed as a release."""
+
+    backtest: Evidence
+    reason: Reason
+
+
+class Withdrawal(Shape):
+    """Why a release is taken back."""
+
+    reason: Reason
+
+
+class ApprovalRequest(Shape):
+    """What is approved of a release, and for how long."""
+
+    stage: Stage = Field(examples=["promotion"])
+    note: Note = ""
+    hours: int = Field(24, ge=1, le=MOST_HOURS, description="How long it is valid.")
+
+
+class Promotion(Shape):
+    """Why a release is promoted."""
+
+    reason: Reason
+
+
+class Rollback(Shape):
+    """To which earlier policy production goes back."""
+
+    policy_hash: str = Field(pattern="^[0-9a-f]{64}$", examples=[HASH])
+    reason: Reason
+    seq: Seq = None
+
+
+class DemotionRequest(Shape):
+    """What production goes back to at once: the policy before, or the rules alone."""
+
+    reason: Reason
+    to: Target = Field(Target.PREVIOUS, examples=["previous"])
+    seq: Seq = None
+
+
+class Countersignature(Shape):
+    """The second signature of a demotion."""
+
+    seq: int = Field(ge=1, le=2**31 - 1, description="Number of the demotion's record.")
+    note: Note = ""

@@ -309,6 +309,7 @@ class Readiness(Shape):
 
     status: Literal["ready", "degraded", "not_ready"]
     problems: list[Mistake]
+    warnings: list[Mistake] = Field(description="What people are late with.")
 
 
 class Liveness(Shape):
