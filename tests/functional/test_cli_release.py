@@ -113,7 +113,7 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
     code, out, _ = place.run("release", "history", "locate")
     assert code == exits.OK
     assert "ann" in out
-    assert place.json("audit", "verify")["is_intact"]
+    assert place.json("audit", "verify")["intact"]
 
 
 def test_a_demotion_is_signed_by_another_in_time_or_loudly_late(place: Place) -> None:

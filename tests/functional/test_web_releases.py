@@ -164,7 +164,11 @@ def test_production_moves_under_a_release(site: Site) -> None:
 def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     lead = client(site, "cat", Role.LEAD)
     refused(lead.post(f"{PRODUCTION}/demote", json=WHY), 409, "nothing_before")
-    test_a_release_goes_its_way_and_production_goes_back(site)
+    ann, bob = client(site, "ann", Role.ML_ENGINEER), client(site, "bob", Role.APPROVER)
+    release = ok(ann.post(BASE, json={"backtest": backtest(site, 0.5).id, **WHY}))
+    tried(site, release["release_id"])
+    ok(bob.post(f"{BASE}/{release['release_id']}/approve", json={"stage": "promotion"}))
+    ok(ann.post(f"{BASE}/{release['release_id']}/promote", json=WHY))
     stale = {"seq": 1, **WHY}
     refused(lead.post(f"{PRODUCTION}/demote", json=stale), 409, "production_moved")
     record = ok(lead.post(f"{PRODUCTION}/demote", json={"to": "previous", **WHY}))
@@ -176,7 +180,6 @@ def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     ready = lead.get("/readyz")
     assert ready.status_code == 200
     assert [each["code"] for each in ready.json()["warnings"]] == ["countersignature_overdue"]
-    bob = client(site, "bob", Role.APPROVER)
     signed = {"seq": record["seq"], "note": "right so"}
     cat = client(site, "cat", Role.APPROVER)
     refused(cat.post(f"{PRODUCTION}/countersign", json=signed), 403, "own_demotion")
