@@ -30,6 +30,7 @@ from tiebreak.cli.session import Session, opened
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.embedded.stack import stack
 from tiebreak.registry import records
+from tiebreak.release.demotion import Target, demote
 from tiebreak.settings import Settings
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
@@ -167,7 +168,7 @@ def loaded(load: Load) -> Generator[None]:
 
 
 def prepared(data_dir: Path, workflow: str) -> tuple[str, str]:
-    """Bring a changed policy into production; the hash of the one before, and its own."""
+    """Bring a changed policy into production and back; the hash of the one before, and its own."""
     with stack(Settings(data_dir=data_dir)) as services:
 
         async def work() -> tuple[str, str]:
@@ -196,6 +197,9 @@ async def _promoted(session: Session, workflow: str) -> tuple[str, str]:
         author=AUTHOR,
         approver=APPROVER,
         artifacts=session.settings.artifacts_dir,
+    )
+    await demote(
+        session.office(), workflow, Target.PREVIOUS, seq=made.seq, author=AUTHOR, reason="benchmark"
     )
     return now.policy_hash, made.policy_hash
 

@@ -90,7 +90,8 @@ async def read_model(request: Request, model: type[M], max_bytes: int) -> M:
 
 def _problem(error: ErrorDetails, names: Sequence[str]) -> Problem:
     where = ".".join(str(part)[:80] for part in error["loc"])
-    return Problem(where, error["type"], error["msg"], did_you_mean(where, names))
+    hint = "" if where in names else did_you_mean(where, names)
+    return Problem(where, error["type"], error["msg"], hint)
 
 
 async def read_chunks(request: Request, draining: asyncio.Event) -> AsyncIterator[bytes]:
