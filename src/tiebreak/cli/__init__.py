@@ -1,8 +1,8 @@
-"""The command line: `tiebreak COMMAND`, one module of this package a command or command group.
+"""The command line `tiebreak`: one module of this package a command or command group.
 
 A module gives either a function `command` or a Typer application `app` for a group; the first
 line of its docstring is its line in `tiebreak --help`. A group grows by modules named after it:
-`release_canary.py` gives `tiebreak release canary`, by the same rules. Only the module of the
+`release_canary.py` gives `release canary`, by the same rules. Only the module of the
 command that is called is imported, so that help is fast and one command's libraries do not slow
 another.
 """
