@@ -206,7 +206,8 @@ def test_only_the_roles_of_a_step_take_it(site: Site, role: Role) -> None:
         "countersign_demotion": ("POST", f"{PRODUCTION}/countersign"),
     }
     for name, (method, path) in paths.items():
-        response = who.request(method, path, **({"json": {"x": 1}} if method == "POST" else {}))
+        body = {"x": 1} if method == "POST" else None
+        response = who.request(method, path, json=body)
         is_refused = response.status_code == 403 and response.json()["code"] == "role_missing"
         assert is_refused == (role not in ACCESS[name]), (name, response.text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tiebreak.registry import records
 from tiebreak.release.approvals import MOST_HOURS
@@ -14,6 +14,14 @@ from tiebreak.release.states import Kind, Stage, State
 from tiebreak.web.shapes import REASON_MAX_LENGTH, Mistake, Shape
 
 NO_NUL = r"^[^\x00]*$"  # Postgres takes none in a text
+
+
+def _whole(value: object) -> object:
+    """A number without fraction is an integer in JSON, however it is written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Reason = Annotated[
     str,
     Field(
@@ -42,7 +50,7 @@ Evidence = Annotated[
     ),
 ]
 Seq = Annotated[
-    int | None,
+    Whole | None,
     Field(
         ge=1,
         le=2**31 - 1,
@@ -192,7 +200,7 @@ class ApprovalRequest(Shape):
 
     stage: Stage = Field(examples=["promotion"])
     note: Note = ""
-    hours: int = Field(24, ge=1, le=MOST_HOURS, description="How long it is valid.")
+    hours: Whole = Field(24, ge=1, le=MOST_HOURS, description="How long it is valid.")
 
 
 class Promotion(Shape):
@@ -220,5 +228,5 @@ class DemotionRequest(Shape):
 class Countersignature(Shape):
     """The second signature of a demotion."""
 
-    seq: int = Field(ge=1, le=2**31 - 1, description="Number of the demotion's record.")
+    seq: Whole = Field(ge=1, le=2**31 - 1, description="Number of the demotion's record.")
     note: Note = ""
