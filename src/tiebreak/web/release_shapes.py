@@ -21,7 +21,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Hours = Annotated[int, Field(ge=1, le=MOST_HOURS), BeforeValidator(_whole)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]  # of a record
 Reason = Annotated[
     str,
     Field(
@@ -49,11 +50,9 @@ Evidence = Annotated[
         examples=["9c1185a5c5e9"],
     ),
 ]
-Seq = Annotated[
-    Whole | None,
+Seen = Annotated[
+    Number | None,
     Field(
-        ge=1,
-        le=2**31 - 1,
         description="Number of the record that was seen; refused when another is in production. "
         "Null: whatever is.",
     ),
@@ -200,7 +199,7 @@ class ApprovalRequest(Shape):
 
     stage: Stage = Field(examples=["promotion"])
     note: Note = ""
-    hours: Whole = Field(24, ge=1, le=MOST_HOURS, description="How long it is valid.")
+    hours: Hours = Field(24, description="How long it is valid.")
 
 
 class Promotion(Shape):
@@ -214,7 +213,7 @@ class Rollback(Shape):
 
     policy_hash: str = Field(pattern="^[0-9a-f]{64}$", examples=[HASH])
     reason: Reason
-    seq: Seq = None
+    seq: Seen = None
 
 
 class DemotionRequest(Shape):
@@ -222,11 +221,11 @@ class DemotionRequest(Shape):
 
     reason: Reason
     to: Target = Field(Target.PREVIOUS, examples=["previous"])
-    seq: Seq = None
+    seq: Seen = None
 
 
 class Countersignature(Shape):
     """The second signature of a demotion."""
 
-    seq: Whole = Field(ge=1, le=2**31 - 1, description="Number of the demotion's record.")
+    seq: Number = Field(description="Number of the demotion's record.")
     note: Note = ""
