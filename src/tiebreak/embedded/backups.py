@@ -33,6 +33,7 @@ from tiebreak.store import roles
 FORMAT: Final = 1
 DUMP, MANIFEST = "database.dump", "backup.json"
 KEPT: Final = ("artifacts", "backtests", "secrets")
+PASSING: Final = shutil.ignore_patterns(".*", "unfinished")  # files that are being written
 
 
 class ExternalDatabase(Conflict):
@@ -88,12 +89,13 @@ def write(services: Services, target: Path) -> Backup:
         # after it, so that all which it names are there.
         for name in KEPT:
             if (settings.data_dir / name).exists():
-                shutil.copytree(settings.data_dir / name, folder / name)
+                shutil.copytree(settings.data_dir / name, folder / name, ignore=PASSING)
         url = services.postgres.url(DATABASE)
         _run(settings, "pg_dump", url, "--format=custom", f"--file={folder / DUMP}")
         bundles = settings.artifacts_dir / "bundles"
         if bundles.exists():
-            shutil.copytree(bundles, folder / "artifacts" / "bundles", dirs_exist_ok=True)
+            there = folder / "artifacts" / "bundles"
+            shutil.copytree(bundles, there, ignore=PASSING, dirs_exist_ok=True)
         (folder / MANIFEST).write_bytes(orjson.dumps(made))
         draft = folder / "backup.tar"
         draft.touch(mode=0o600)
@@ -123,6 +125,7 @@ def restore(settings: Settings, source: Path) -> Backup:
             for name in KEPT:
                 if (Path(place) / name).exists():
                     (Path(place) / name).rename(folder / name)
+            settings.secrets_dir.chmod(0o700)
             _load(settings, Path(place) / DUMP)
     return made
 
