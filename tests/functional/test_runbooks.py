@@ -149,11 +149,9 @@ def first() -> Generator[Machine]:
     """`locate` with a model in production, trained on a little history, and its API."""
     made = machine("runbooks")
     try:
-        made.shell("tiebreak keys create --person ann --role lead --json")
-        made.names["KEY"] = made.tiebreak("keys create --person ann --role lead")["key_id"]
-        made.names["TIEBREAK_KEY"] = made.tiebreak("keys create --person bob --role approver")[
-            "key"
-        ]
+        key = made.tiebreak("keys create --person ann --role lead")
+        made.names |= {"TIEBREAK_KEY": key["key"], "KEY": key["key_id"]}
+        made.shell("tiebreak keys create --person bob --role approver")
         made.shell(f"tiebreak workflow load '{ROOT}/workflows/locate' --reason first --as ann")
         past = simulate(3, TICKETS, END - timedelta(days=DAYS), DAYS).known_by(END)
         tickets, events = past.write(made.folder)
