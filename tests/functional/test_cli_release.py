@@ -57,6 +57,7 @@ def production(place: Place) -> dict[str, Any]:
     return place.json("release", "status")["production"][0]
 
 
+@pytest.mark.timeout(300)
 def test_a_change_goes_into_production_and_back(place: Place) -> None:
     first = production(place)
     dry = place.json("release", "propose", "locate", *CHANGE, *BY_ANN, "--dry-run")
@@ -149,6 +150,7 @@ def test_a_demotion_is_signed_by_another_in_time_or_loudly_late(place: Place) ->
     assert again["code"] == "no_such_demotion"
 
 
+@pytest.mark.timeout(300)
 def test_when_production_moved_a_release_is_proposed_anew(place: Place) -> None:
     one = place.json("release", "propose", "locate", *CHANGE, *BY_ANN)["release"]
     early = place.json("release", "rebase", one["release_id"], *BY_ANN, code=5)["error"]
