@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -66,6 +67,42 @@ def test_every_command_exists_as_written(document: Path) -> None:
         if (mistake := command_mistake(words)) is not None
     }
     assert mistakes == {}
+
+
+def test_every_command_that_a_hint_names_exists_as_written() -> None:
+    mistakes = {
+        f"{path.name}: {' '.join(words)}": mistake
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for words in hinted(path.read_text())
+        if (mistake := command_mistake(words)) is not None
+    }
+    assert mistakes == {}
+
+
+def hinted(source: str) -> list[list[str]]:
+    """The commands in the texts of a module; those whose words are not all plain are cut there."""
+    texts = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+    ]
+    inner = {id(part) for text in texts if isinstance(text, ast.JoinedStr) for part in text.values}
+    lines = [
+        found.replace("\n", " ")
+        for text in texts
+        if id(text) not in inner
+        for found in INLINE.findall(written(text))
+    ]
+    return [words for words in map(shlex.split, lines) if len(words) > 1]
+
+
+def written(text: ast.JoinedStr | ast.Constant) -> str:
+    """A text as it is told, with VALUE for what is filled in."""
+    if isinstance(text, ast.Constant):
+        return text.value if isinstance(text.value, str) else ""
+    return "".join(
+        str(part.value) if isinstance(part, ast.Constant) else "VALUE" for part in text.values
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+from tests.functional import test_web_releases as ways
 from tests.functional.serving import TICKET, Site
 
 from tiebreak.access.roles import Role
 from tiebreak.web.auth import ACCESS
+from tiebreak.web.openapi import REQUESTS
 
 HIDDEN = {"docs", "docs_asset", "openapi"}
 Json = dict[str, Any]
@@ -175,6 +177,55 @@ def test_every_answer_fits_its_description(site: Site, description: Json) -> Non
     headers = {"content-type": "application/x-ndjson"}
     lines = client.post(f"{base}/decisions:batch", content=b"{}\n", headers=headers)
     checker.fits("urn:api#/components/schemas/BatchLine", lines.json())
+
+
+def test_answers_about_releases_fit_their_description(site: Site, description: Json) -> None:
+    checker = Checker(description)
+    ann = ways.client(site, "ann", Role.ML_ENGINEER)
+    bob = ways.client(site, "bob", Role.APPROVER)
+    why = {"reason": "test"}
+
+    def send(name: str, sender: httpx.Client, path: str, body: Json, **headers: str) -> Json:
+        told = checker.check(name, sender.post(path, json=body, headers=headers))
+        checker.check(name, sender.post(path, json={"nonsense": 1}, headers=headers))
+        return told
+
+    proposal = {"backtest": ways.backtest(site, 0.5).id, **why}
+    release = send("propose_release", ann, ways.BASE, proposal)
+    other = checker.check("propose_release", ann.post(ways.BASE, json=proposal))
+    send("withdraw_release", ann, f"{ways.BASE}/{other['release_id']}/withdraw", why)
+    proposal = {"backtest": ways.backtest(site, 0.25).id, **why}
+    left = checker.check("propose_release", ann.post(ways.BASE, json=proposal))
+    way = f"{ways.BASE}/{release['release_id']}"
+    ways.tried(site, release["release_id"])
+    send("approve_release", bob, f"{way}/approve", {"stage": "promotion"})
+    send("promote_release", ann, f"{way}/promote", why)
+    checker.check("get_release", ann.get(way))
+    checker.check("get_release", ann.get(f"{ways.BASE}/{ways.NOBODYS}"))
+    again = {"backtest": ways.backtest(site, 0.25).id, **why}
+    send("rebase_release", ann, f"{ways.BASE}/{left['release_id']}/rebase", again)
+    record = send("demote_production", bob, f"{ways.PRODUCTION}/demote", why)
+    checker.check("get_production", ann.get(f"{ways.BASE}/production"))
+    signed = {"seq": record["seq"]}
+    cat = ways.client(site, "cat", Role.APPROVER)
+    send("countersign_demotion", cat, f"{ways.PRODUCTION}/countersign", signed)
+    back = {"policy_hash": release["policy_hash"], **why}
+    approval = {"X-Approval": bob.headers["Authorization"]}
+    send("rollback_production", ann, f"{ways.PRODUCTION}/rollback", back, **approval)
+    checker.check("rollback_production", ann.post(f"{ways.PRODUCTION}/rollback", json=back))
+    for name, path in (
+        ("list_releases", f"{ways.BASE}?limit=1"),
+        ("list_releases", f"{ways.BASE}?state=nonsense"),
+        ("list_release_history", f"{ways.BASE}/history?workflow=repairs"),
+    ):
+        checker.check(name, ann.get(path))
+    for name, model in REQUESTS.items():
+        operation = operations(description)[name][2]
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        fields = description["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
+        example = {f: each["examples"][0] for f, each in fields.items() if "examples" in each}
+        checker.fits(f"urn:api{reference}", {"seq": 1, **example} if "seq" in fields else example)
+        assert example, model
 
 
 PYTHON_TYPES = {

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +62,7 @@ class Place:
 
     def run(self, *arguments: object) -> tuple[int, str, str]:
         """Run a command in this process, which saves its imports; exit code and what it says."""
-        words = [str(word) for word in arguments]
-        out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
-        with (
-            patch.dict(os.environ, self.environment, clear=True),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            code = exits.run(cli.build(words), words)
-        return code, _text(out), _text(err)
+        return run_here(self.environment, [str(word) for word in arguments])
 
     def json(self, *arguments: object, code: int = exits.OK) -> Any:
         """Run a command in this process with --json; what it says."""
@@ -80,6 +73,18 @@ class Place:
     def alter(self, *statements: str) -> None:
         """Do what only a superuser can, past every guard."""
         run(execute(self.urls.admin, "SET session_replication_role = replica", *statements))
+
+
+def run_here(environment: Mapping[str, str], words: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command of ours in this process; exit code and what it says."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        code = exits.run(cli.build(words), words)
+    return code, _text(out), _text(err)
 
 
 def _text(stream: io.TextIOWrapper) -> str:

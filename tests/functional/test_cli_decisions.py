@@ -123,7 +123,7 @@ def _stored(place: Place, name: str, tickets: pl.DataFrame) -> bool:
 
 def test_the_same_data_and_seed_give_the_same_bundle(place: Place) -> None:
     again = place.json("train", "locate", *TRAINING)
-    assert again["bundle_digest"] == place.json("release", "status")["releases"][0]["model"]
+    assert again["bundle_digest"] == place.json("release", "status")["production"][0]["model"]
     assert again["metrics"]["auc"] > 0.6
 
 
@@ -354,7 +354,7 @@ def test_a_new_history_feature_is_rebuilt_trained_and_installed(
     assert (built["generation"], built["added"]) == (2, would["added"])
     assert place.json(*rebuilding)["added"] == []
 
-    before = place.json("release", "status")["releases"][0]["policy"]
+    before = place.json("release", "status")["production"][0]["policy"]
     rows = simulation.opened_from(END).tickets.slice(50, 10).rows(named=True)
     early, late = (place.folder / f"{name}.ndjson" for name in ("early", "late"))
     early.write_text("\n".join(json.dumps(row, default=_plain) for row in rows[:5]))

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from importlib import import_module
 
 import orjson
 import pytest
@@ -47,9 +46,19 @@ def test_help_lists_every_command() -> None:
         assert f" {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", cli.commands())
+def test_help_of_a_group_lists_its_parts() -> None:
+    done = tiebreak("release", "--help")
+    assert done.returncode == exits.OK
+    parts = cli.parts("release")
+    assert "release install" in parts
+    for name in parts:
+        assert f" {name.removeprefix('release ')} " in done.stdout
+    assert not {name for name in cli.commands() if "release-" in name}
+
+
+@pytest.mark.parametrize("name", [*cli.commands(), *cli.parts("release")])
 def test_every_command_has_help_with_an_example(name: str) -> None:
-    module = import_module(f"tiebreak.cli.{name.replace('-', '_')}")
+    module = cli.module_of(name)
     group: typer.Typer | None = getattr(module, "app", None)
     functions = (
         [command.callback for command in group.registered_commands]

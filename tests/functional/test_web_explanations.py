@@ -91,7 +91,7 @@ def test_a_decision_is_scored_and_its_explanation_adds_up(
         serving(settings, keyring) as (url, _),
         httpx.Client(base_url=url, headers=headers, timeout=30) as client,
     ):
-        assert client.get("/readyz").json() == {"status": "ready", "problems": []}
+        assert client.get("/readyz").json() == {"status": "ready", "problems": [], "warnings": []}
         path = "/v1/workflows/repairs/decisions"
         remarks = "Two men SLIPPED in Elm Street"
         answer = client.post(path, json=ticket("t", cost=99, people=2, remarks=remarks)).json()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +15,19 @@ from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.backtest.plans import Request
 from tiebreak.backtest.run import Runner
 from tiebreak.bundles.folder import write_whole
+from tiebreak.cli.changes import (
+    BundleOption,
+    FolderOption,
+    JobsOption,
+    KnobsOption,
+    PolicyOption,
+    changes_of,
+)
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.cli.train import DATES
-from tiebreak.errors import InvalidInput
 from tiebreak.registry import records
-from tiebreak.registry.candidates import Changes, candidate
+from tiebreak.registry.candidates import candidate
 from tiebreak.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,12 +40,6 @@ app = typer.Typer()
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first digits.")]
 
 
-class KnobUnreadable(InvalidInput):
-    """A knob is set as NAME=VALUE."""
-
-    code = "knob_unreadable"
-
-
 @app.callback()
 def _group() -> None:
     """Try a changed policy on history: what flips, what that catches, what it costs."""
@@ -47,21 +48,10 @@ def _group() -> None:
 @app.command()
 def run(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    policy: Annotated[
-        str | None, typer.Option(help="Hash of a stored policy, or its first digits.")
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--workflow", metavar="PATH", help="A folder with edited rules and the rest."),
-    ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(help="Digest of a model bundle, or its first digits; `none`: rules alone."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KNOB=VALUE", help="A knob; may be given again."),
-    ] = None,
+    policy: PolicyOption = None,
+    folder: FolderOption = None,
+    bundle: BundleOption = None,
+    set_: KnobsOption = None,
     since: Annotated[
         datetime | None, typer.Option(formats=DATES, help="First `as_of` (UTC); default: all.")
     ] = None,
@@ -74,9 +64,7 @@ def run(
     minutes_a_review: Annotated[
         float, typer.Option(min=0, help="How long a review takes, for reviewer hours.")
     ] = MINUTES_A_REVIEW,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Processes; default: one a usable core.")
-    ] = None,
+    jobs: JobsOption = None,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -88,7 +76,7 @@ def run(
     Example: `tiebreak backtest run locate --set points.high=36 --by ticket_type`
     """
     output = Output(as_json=json)
-    changes = Changes(policy, folder, bundle, _knobs(set_ or []))
+    changes = changes_of(policy, folder, bundle, set_)
 
     async def work(session: Session) -> Backtest:
         now = (await records.current(session.db, session.keyring)).get(workflow)
@@ -118,8 +106,11 @@ def run(
             )
 
     made = act(person, work)
-    output.result(made.as_data(), *_told(made))
-    output.note(f"Next: `tiebreak backtest show {made.id[:12]} --html report.html`")
+    output.result(made.as_data(), *tables_of(made))
+    output.note(
+        f"Next: `tiebreak backtest show {made.id[:12]} --html report.html`, or "
+        f"`tiebreak release propose {workflow} --backtest {made.id[:12]} --reason WHY`"
+    )
 
 
 @app.command(name="list")
@@ -163,7 +154,7 @@ def show(
     if html is not None:
         write_whole(html, report.html(made).encode())
         output.note(f"Written: {html}")
-    output.result(made.as_data(), *_told(made))
+    output.result(made.as_data(), *tables_of(made))
 
 
 @app.command()
@@ -195,7 +186,8 @@ def _evidence() -> Evidence:
     return Evidence.of(Settings.load())
 
 
-def _told(made: Backtest) -> Sequence[RenderableType]:
+def tables_of(made: Backtest) -> Sequence[RenderableType]:
+    """A backtest for people."""
     evidence = made.evidence
     bands = ("", *(f"{band} after" for band in report.BANDS))
     segments = [
@@ -209,16 +201,6 @@ def _told(made: Backtest) -> Sequence[RenderableType]:
         *segments,
         table("Examples to open", report.EXAMPLE_COLUMNS, report.example_rows(made)),
     ]
-
-
-def _knobs(given: Sequence[str]) -> dict[str, str]:
-    knobs: dict[str, Any] = {}
-    for text in given:
-        name, sign, value = text.partition("=")
-        if not sign or not name.strip():
-            raise KnobUnreadable(hint=f"Such as points.high=40, not {text!r}.")
-        knobs[name.strip()] = value.strip()
-    return knobs
 
 
 def _utc(moment: datetime | None) -> datetime | None:

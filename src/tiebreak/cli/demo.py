@@ -112,6 +112,11 @@ class _Demo:
                 imported = await scene.history(plan, simulation, progress)
             with self.step("Model") as progress:
                 metrics = await scene.production(None, progress)
+            if await scene.is_behind():
+                self.output.note(
+                    "The workflow's files changed since; production decides by what was installed. "
+                    f"Next: `tiebreak release propose {NAME} --workflow {self.folder} --reason WHY`"
+                )
             live, after = plan.next_live(simulation, self.tickets)
             headers = {"Authorization": f"Bearer {await scene.key()}"}
             async with httpx.AsyncClient(

@@ -6,9 +6,11 @@ only for people anywhere.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import orjson
@@ -16,6 +18,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+_LONG_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
 
@@ -78,6 +82,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         made.add_row(*(str(value) for value in row))
     return made
+
+
+def short(value: object) -> str:
+    """A value in a table: the first digits of hashes and ids, a moment's minute, "" for None."""
+    if isinstance(value, datetime):
+        return minute(value)
+    text = "" if value is None else str(value)
+    if not _LONG_ID.fullmatch(text):
+        return text
+    return text[:8] if "-" in text else text[:12]
+
+
+def minute(moment: datetime) -> str:
+    """A moment for people, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -1,143 +1,217 @@
-"""Put a policy into production, and see what is there."""
+"""Bring a changed policy into production step by step, and go back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import orjson
 import typer
 
-from tiebreak.bundles.artifacts import ArtifactStore
-from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act, look, require_person
-from tiebreak.registry import records
-from tiebreak.registry.proposals import Proposal, find_digest, propose
-from tiebreak.registry.records import ReleaseRecord
-
-NO_MODEL = "none"
+from tiebreak.cli import exits
+from tiebreak.cli.output import JsonOption, Output, minute, short, table
+from tiebreak.cli.session import Session, look
+from tiebreak.release import releases
+from tiebreak.release.approvals import Approval, approvals_of
+from tiebreak.release.demotion import CountersignatureOverdue, late_signature
+from tiebreak.release.events import ACTIONS, Event, events_of
+from tiebreak.release.overview import Overview, overview
+from tiebreak.release.releases import Release
+from tiebreak.release.states import State
+from tiebreak.store import journal
 
 app = typer.Typer()
+
+ReleaseArgument = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first digits.")]
+WorkflowArgument = Annotated[str, typer.Argument(help="The workflow's name.")]
 
 
 @app.callback()
 def _group() -> None:
-    """Put a policy into production, and see what is there."""
-
-
-@app.command()
-def install(
-    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    approved_by: Annotated[str, typer.Option(help="Another person, who approves it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the release record.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Digest of a model bundle, or its first digits; `none` for rules alone; "
-            "default: the newest candidate."
-        ),
-    ] = None,
-    version: Annotated[
-        int | None, typer.Option(help="Version of the workflow; default: the newest.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
-    person: PersonOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Put a workflow's first rules and model into production; servers follow within a second.
-
-    A workflow that has a policy in production is changed by a release instead.
-
-    Example: `tiebreak release install locate --approved-by ann --reason "first model"`
-    """
-
-    async def work(session: Session) -> tuple[Proposal, ReleaseRecord | None]:
-        await require_person(session.db, approved_by)
-        digest = _digest(session.artifacts, workflow, model)
-        proposal = await propose(
-            session.db,
-            session.library(),
-            session.keyring,
-            workflow,
-            ordinal=version,
-            digest=digest,
-        )
-        if dry_run:
-            return proposal, None
-        release = await records.install(
-            session.lane,
-            session.keyring,
-            proposal.parts,
-            author=session.person,
-            approver=approved_by,
-            reason=reason,
-        )
-        if digest is not None:
-            session.artifacts.set_alias(workflow, "risk_model_latest", digest)
-        return proposal, release
-
-    _tell(Output(as_json=json), *act(person, work))
+    """Bring a changed policy into production step by step, and go back."""
 
 
 @app.command()
 def status(json: JsonOption = False) -> None:
-    """Show what is in production for each workflow, and since when.
+    """Show what is in production, the open candidates, and demotions that await a signature.
+
+    Ends with exit code 5 while the second signature of a demotion is overdue.
 
     Example: `tiebreak release status`
     """
-
-    async def work(session: Session) -> list[dict[str, Any]]:
-        found = await records.current(session.db, session.keyring)
-        return [_status(workflow, release) for workflow, release in sorted(found.items())]
-
-    rows = look(work)
-    columns = ("workflow", "state", "model", "author", "approver", "since")
-    shown = [[_short(row[column]) for column in columns] for row in rows]
-    Output(as_json=json).result({"releases": rows}, table("In production", columns, shown))
-
-
-def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str | None:
-    if model == NO_MODEL:
-        return None
-    start = model or artifacts.read_alias(workflow, "risk_model_candidate")
-    return None if start is None else find_digest(artifacts, start)
+    output = Output(as_json=json)
+    found = look(lambda session: overview(session.db, session.keyring))
+    told = found.as_data()
+    output.result(told, *_tables(told))
+    if found.overdue:
+        for late in map(late_signature, found.overdue):
+            output.note(f"OVERDUE: {late.message} {late.hint}")
+        raise typer.Exit(exits.exit_code(CountersignatureOverdue()))
 
 
-def _tell(output: Output, proposal: Proposal, release: ReleaseRecord | None) -> None:
-    changes = [
-        (change.part, _short(change.before), _short(change.after)) for change in proposal.changes
+@app.command(name="list")
+def list_(
+    workflow: Annotated[str | None, typer.Option(help="Only those of this workflow.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List releases, newest first.
+
+    Example: `tiebreak release list --workflow locate`
+    """
+
+    async def work(session: Session) -> list[Release]:
+        return await releases.releases(session.db, workflow)
+
+    found = [each for each in look(work) if state is None or each.state is state]
+    rows = [
+        (
+            short(each.release_id),
+            each.workflow,
+            each.state,
+            short(each.policy_hash),
+            each.author,
+            minute(each.created_at),
+            each.reason,
+        )
+        for each in found
     ]
+    columns = ("release", "workflow", "state", "policy", "author", "proposed", "reason")
+    told = {"releases": [asdict(each) for each in found]}
+    Output(as_json=json).result(told, table("Releases", columns, rows))
+
+
+@app.command()
+def history(
+    workflow: WorkflowArgument,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show who did what to a workflow's releases and its production, newest first.
+
+    Example: `tiebreak release history locate`
+    """
+
+    async def work(session: Session) -> list[journal.Row]:
+        filters = journal.Filters(actions=ACTIONS, subject=f"{workflow}/")
+        return await journal.entries(session.db, filters, limit=limit)
+
+    entries = [row | {"detail": orjson.loads(row["detail"])} for row in look(work)]
+    rows = [
+        (
+            minute(each["at"]),
+            each["actor"],
+            each["action"],
+            short(each["subject"].partition("/")[2]),
+            details(each["detail"]),
+        )
+        for each in entries
+    ]
+    columns = ("at", "who", "what", "policy", "details")
+    title = f"What happened to {workflow}"
+    Output(as_json=json).result({"entries": entries}, table(title, columns, rows))
+
+
+@app.command()
+def show(release: ReleaseArgument, json: JsonOption = False) -> None:
+    """Show a release: what it is compared with, who approved it, what happened to it.
+
+    Example: `tiebreak release show 3f2a`
+    """
+
+    async def work(session: Session) -> tuple[Overview, Release, list[Approval], list[Event]]:
+        found = await releases.find(session.db, release)
+        return (
+            await overview(session.db, session.keyring),
+            found,
+            await approvals_of(session.db, found.release_id),
+            await events_of(session.db, found.release_id),
+        )
+
+    now, found, approvals, events = look(work)
     told = {
-        "workflow": proposal.parts.workflow,
-        "version": proposal.ordinal,
-        "policy_hash": proposal.parts.hash,
-        "installed": release is not None,
-        "release": None if release is None else asdict(release),
-        "changes": [asdict(change) for change in proposal.changes],
+        **asdict(found),
+        "percent": now.share(found),
+        "is_current": now.is_current(found),
+        "approvals": [asdict(approval) for approval in approvals],
+        "events": [asdict(event) for event in events],
     }
-    title = "Installed" if release is not None else "Would install"
-    heading = f"{title} {proposal.parts.workflow} version {proposal.ordinal}"
-    output.result(told, table(heading, ("part", "before", "after"), changes))
-    if proposal.parts.bundle_digest is None:
-        output.note("Rules decide alone: no model is installed.")
+    subject = [
+        ("release", found.release_id),
+        ("workflow", found.workflow),
+        ("state", found.state),
+        ("policy", found.policy_hash),
+        ("backtest", short(found.backtest_id)),
+        ("compared with", f"record {found.base_seq} of production"),
+        ("canary share", f"{told['percent']}%"),
+        ("author", found.author),
+        ("reason", found.reason),
+    ]
+    rows = [
+        (each.stage, each.approver, minute(each.given_at), minute(each.expires_at), each.note)
+        for each in approvals
+    ]
+    columns = ("stage", "approver", "given", "expires", "note")
+    output = Output(as_json=json)
+    output.result(
+        told,
+        table("Release", ("", ""), subject),
+        table("Approvals", columns, rows),
+        events_table(events),
+    )
+    if found.is_open and not told["is_current"]:
+        output.note(
+            "Production moved, so its evidence is void. "
+            f"Next: `tiebreak release rebase {short(found.release_id)} --reason WHY`"
+        )
 
 
-def _status(workflow: str, release: ReleaseRecord | records.ForgedRelease) -> dict[str, Any]:
-    if isinstance(release, records.ForgedRelease):
-        empty = dict.fromkeys(("policy", "model", "author", "approver", "since", "reason"))
-        return {"workflow": workflow, "state": release.code, **empty}
-    return {
-        "workflow": workflow,
-        "state": "production",
-        "policy": release.policy_hash,
-        "model": release.bundle_digest,
-        "author": release.author,
-        "approver": release.approver,
-        "since": release.created_at,
-        "reason": release.reason,
-    }
+def events_table(events: list[Event]) -> Any:
+    """What happened to a release, for people."""
+    rows = [
+        (minute(event.at), event.actor, event.kind.replace("_", " "), details(event.detail))
+        for event in events
+    ]
+    return table("What happened", ("at", "who", "what", "details"), rows)
 
 
-def _short(value: object) -> str:
-    text = "" if value is None else str(value)
-    is_hash = len(text) == 64 and text.isalnum()
-    return text[:12] if is_hash else text[:16]
+def details(detail: Any) -> str:
+    """What was noted of an event or entry, in a line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in detail.items() if value)
+
+
+def _tables(told: dict[str, Any]) -> list[Any]:
+    columns = ("workflow", "state", "kind", "policy", "model", "author", "approver", "since")
+    shown = [[short(row[column]) for column in columns] for row in told["production"]]
+    found = [table("In production", columns, shown)]
+    if told["candidates"]:
+        columns = ("release", "workflow", "state", "canary", "policy", "author", "proposed", "")
+        found.append(table("Candidates", columns, [_row(each) for each in told["candidates"]]))
+    if told["demotions"]:
+        columns = ("workflow", "seq", "author", "demoted", "signature due", "reason")
+        rows = [
+            (
+                each["workflow"],
+                each["seq"],
+                each["author"],
+                minute(each["created_at"]),
+                minute(each["due_at"]) + (" OVERDUE" if each["is_overdue"] else ""),
+                each["reason"],
+            )
+            for each in told["demotions"]
+        ]
+        found.append(table("Demotions without a second signature", columns, rows))
+    return [*found, *(f"  • {each['message']} {each['hint']}" for each in told["problems"])]
+
+
+def _row(each: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        short(each["release_id"]),
+        each["workflow"],
+        each["state"],
+        f"{each['percent']}%",
+        short(each["policy_hash"]),
+        each["author"],
+        minute(each["created_at"]),
+        "" if each["is_current"] else "production moved: rebase it",
+    )

@@ -29,6 +29,7 @@ from tiebreak.store.database import Database
 
 if TYPE_CHECKING:
     from tiebreak.registry.policies import PolicyLibrary
+    from tiebreak.release.releases import Office
     from tiebreak.training.runs import Trainer
 
 T = TypeVar("T")
@@ -38,6 +39,10 @@ DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]  # how commands take times, in UTC
 PersonOption = Annotated[
     str | None,
     typer.Option("--as", metavar="PERSON", help="Who does this; default: your account's name."),
+]
+ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and change nothing.")
 ]
 
 
@@ -73,6 +78,13 @@ class Session:
         from tiebreak.training.runs import Trainer  # slow to import, and seldom needed
 
         return Trainer(self.db, self.lane, self.settings, self.keyring)
+
+    def office(self, *, is_rehearsal: bool = False) -> Office:
+        """Where releases are read and written, with a new library; a rehearsal keeps nothing."""
+        from tiebreak.release.releases import Office
+
+        lane = Lane.rehearsal(self.db, "cli", self.keyring) if is_rehearsal else self.lane
+        return Office(self.db, lane, self.keyring, self.library())
 
     def library(self) -> PolicyLibrary:
         """A new library of policies."""

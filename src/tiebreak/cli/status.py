@@ -34,6 +34,7 @@ def command(json: JsonOption = False) -> None:
         "url": url,
         "status": told.status,
         "problems": list(told.problems),
+        "warnings": list(told.warnings),
         "parts": parts,
     }
     columns = ("part", "state", "pid", "port", "version", "remarks")
@@ -43,6 +44,7 @@ def command(json: JsonOption = False) -> None:
         f"Tiebreak {data['version']} on {data['data_dir']}: {told.status}"
         + (f" at {url}" if url else ""),
         *(f"  • {problem.get('message')} {problem.get('hint')}" for problem in told.problems),
+        *(f"  ! {late.get('message')} {late.get('hint')}" for late in told.warnings),
         table("", columns, rows),
     )
 

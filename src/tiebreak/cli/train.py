@@ -96,8 +96,9 @@ def command(
     if run.tracked.status != "tracked":
         output.note(f"MLflow does not know of this run: {run.tracked.detail}")
     output.note(
-        f"Next: `tiebreak release install {workflow} --model {run.digest[:12]} "
-        "--approved-by PERSON --reason WHY`"
+        f"Next: `tiebreak release propose {workflow} --bundle {run.digest[:12]} --reason WHY`, "
+        f"or for the first policy `tiebreak release install {workflow} --approved-by PERSON "
+        "--reason WHY`"
     )
 
 

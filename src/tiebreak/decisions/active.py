@@ -45,7 +45,8 @@ class ActivePolicies:
         if active is None:
             raise NotInProduction(
                 f"The workflow {workflow!r} has no policy in production.",
-                hint=f"Install one: `tiebreak release install {workflow} --approved-by PERSON`.",
+                hint=f"Install one: `tiebreak release install {workflow} --approved-by PERSON "
+                "--reason WHY`.",
                 workflow=workflow,
             )
         return active

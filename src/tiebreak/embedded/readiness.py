@@ -15,6 +15,7 @@ class Readiness:
 
     status: str
     problems: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[dict[str, Any], ...] = ()  # what people are late with
 
     @property
     def is_answered(self) -> bool:
@@ -28,7 +29,8 @@ def ask(host: str, port: int, timeout_seconds: float = 5) -> Readiness:
     try:
         link.request("GET", "/readyz")
         told = orjson.loads(link.getresponse().read())
-        return Readiness(str(told["status"]), tuple(told.get("problems", ())))
+        told = {"problems": (), "warnings": (), **told}
+        return Readiness(str(told["status"]), tuple(told["problems"]), tuple(told["warnings"]))
     except (OSError, http.client.HTTPException, orjson.JSONDecodeError, KeyError):
         return Readiness("unreachable")
     finally:

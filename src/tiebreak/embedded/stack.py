@@ -151,18 +151,20 @@ async def _prepare(settings: Settings, server: PostgresServer | None, note: Note
 
 
 async def _prepare_server(settings: Settings, server: PostgresServer) -> None:
-    names = {roles.OWNER: "owner", roles.APP: "app", roles.READONLY: "readonly"}
-    passwords = {
-        role: read_secret(settings.secrets_dir, f"{name}.password") for role, name in names.items()
-    }
     admin = await asyncpg.connect(server.url(postgres.SUPERUSER))
     try:
-        await roles.ensure_roles(admin, passwords)
+        await roles.ensure_roles(admin, passwords(settings.secrets_dir))
         await roles.ensure_database(admin, DATABASE)
         if (settings.secrets_dir / "mlflow.password").exists():
             await roles.ensure_mlflow(admin, read_secret(settings.secrets_dir, "mlflow.password"))
     finally:
         await admin.close()
+
+
+def passwords(secrets: Path) -> dict[str, str]:
+    """The passwords of the database's roles."""
+    names = {roles.OWNER: "owner", roles.APP: "app", roles.READONLY: "readonly"}
+    return {role: read_secret(secrets, f"{name}.password") for role, name in names.items()}
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tiebreak.registry.policies import PolicyLibrary, Recipe, UnknownPolicy
 from tiebreak.registry.proposals import find_digest
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.store.kept import serving_generation
 from tiebreak.workflows import versions
 from tiebreak.workflows.check import check_folder
 from tiebreak.workflows.structure import knob_mistakes
@@ -78,7 +79,8 @@ async def candidate(
     """The policy to try.
 
     Without a policy in production the newest version of the workflow, by rules alone, is what
-    is changed. Raises errors of this module, `MistakenWorkflow`, `UnknownPolicy`, `NoSuchModel`.
+    is changed. A changed policy names the generation of history that serves now. Raises errors of
+    this module, `MistakenWorkflow`, `UnknownPolicy`, `NoSuchModel`.
     """
     parts = [changes.folder, changes.bundle, changes.knobs]
     if changes.policy is None and not any(parts):
@@ -87,9 +89,13 @@ async def candidate(
     if changes.policy is not None:
         if any(parts):
             raise AmbiguousPolicy(hint="Give --policy alone, or only changes.")
-        found = await library.recipe(await library.parts(await _find(db, changes.policy)))
+        found = await library.recipe(await library.parts(await find_policy(db, changes.policy)))
     else:
         found = _changed(base, artifacts, changes)
+        async with db.connection() as conn:
+            generation = await serving_generation(conn, workflow)
+        if generation is not None:
+            found = replace(found, parts=replace(found.parts, history_generation=generation))
     if found.workflow.name != workflow:
         raise OtherWorkflow(workflow=workflow, found=found.workflow.name)
     _check_fields(base.workflow, found.workflow)
@@ -162,8 +168,11 @@ def _value(text: str) -> Any:
         return text
 
 
-async def _find(db: Database, start: str) -> str:
-    """The hash of the one stored policy that begins so."""
+async def find_policy(db: Database, start: str) -> str:
+    """The hash of the one stored policy that begins so.
+
+    Raises `UnknownPolicy` and `AmbiguousPolicy`.
+    """
     column = tables.policies.c.policy_hash
     async with db.read() as conn:
         query = select(column).where(column.startswith(start, autoescape=True)).limit(2)

@@ -142,7 +142,11 @@ class PolicyLibrary:
         async with self._db.read() as conn:
             text = (await conn.execute(query)).scalar_one_or_none()
         if text is None:
-            raise UnknownVersion(workflow=parts.workflow, version=wanted)
+            raise UnknownVersion(
+                hint="Store it with `tiebreak workflow load PATH --reason WHY`.",
+                workflow=parts.workflow,
+                version=wanted,
+            )
         return text
 
 

@@ -89,12 +89,16 @@ async def propose(
     now = (await current(db, keyring)).get(workflow)
     before = now if isinstance(now, ReleaseRecord) else None
     old = None if before is None else await library.parts(before.policy_hash)
-    changes = tuple(
-        Change(part, None if old is None else getattr(old, part), getattr(parts, part))
+    return Proposal(parts, stored.version.ordinal, before, changed(old, parts))
+
+
+def changed(before: PolicyParts | None, after: PolicyParts) -> tuple[Change, ...]:
+    """The parts in which a policy differs from the one before it; all of them without one."""
+    return tuple(
+        Change(part, None if before is None else getattr(before, part), getattr(after, part))
         for part in SHOWN
-        if old is None or getattr(old, part) != getattr(parts, part)
+        if before is None or getattr(before, part) != getattr(after, part)
     )
-    return Proposal(parts, stored.version.ordinal, before, changes)
 
 
 def find_digest(artifacts: ArtifactStore, start: str) -> str:

@@ -109,7 +109,7 @@ async def install(
     async with lane.unit() as unit:
         if await lock(unit, parts.workflow):
             raise AlreadyInProduction(
-                hint="Backtest the changed policy and propose it as a release.",
+                hint="Propose a change of it: `tiebreak release propose WORKFLOW --reason WHY`.",
                 workflow=parts.workflow,
             )
         draft = Draft(Kind.INSTALL, 1, parts, author, approver, reason)
@@ -193,6 +193,12 @@ async def current(db: Database, keyring: Keyring) -> dict[str, ReleaseRecord | F
     async with db.read() as conn:
         rows = [dict(row) for row in (await conn.execute(query)).mappings()]
     return {row["workflow"]: checked(row, keyring) for row in rows}
+
+
+async def seq_now(db: Database, workflow: str) -> int:
+    """The number of the newest record, forged or not; 0: none."""
+    async with db.connection() as conn:
+        return await conn.fetchval("SELECT production_seq($1)", workflow)
 
 
 def checked(row: Mapping[str, Any], keyring: Keyring) -> ReleaseRecord | ForgedRelease:

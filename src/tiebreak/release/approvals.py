@@ -21,6 +21,7 @@ from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
 LIFETIME: Final = timedelta(hours=24)
+MOST_HOURS: Final = 31 * 24
 
 
 class NotGated(Conflict):
@@ -78,7 +79,7 @@ async def approve(
         found = await evaluations.newest(office.db, release_id, stage)
         if found is None or not found.is_passed:
             raise NotGated(
-                hint=f"See what its gates say: `tiebreak release gates {release_id}`.",
+                hint=f"See what its gates said: `tiebreak release show {release_id}`.",
                 release=str(release_id),
                 stage=stage,
             )
@@ -119,7 +120,7 @@ async def standing(unit: Unit, release_id: UUID, stage: Stage, *, but: str) -> A
     if row is None:
         raise NotApproved(
             hint=f"Somebody else than {but} and its author approves it: "
-            f"`tiebreak release approve {release_id}`.",
+            f"`tiebreak release approve {release_id} --stage {stage}`.",
             release=str(release_id),
             stage=stage,
         )

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from tiebreak.core.policy import PolicyParts
-from tiebreak.errors import Conflict, NotAllowed, NotFound
+from tiebreak.errors import Conflict, NotAllowed, NotFound, Problem
 from tiebreak.registry import records
 from tiebreak.registry.records import Kind, ProductionMoved, ReleaseRecord
 from tiebreak.release import promotion
@@ -44,6 +44,12 @@ class AlreadyCountersigned(Conflict):
     """The demotion is countersigned."""
 
     code = "already_countersigned"
+
+
+class CountersignatureOverdue(Conflict):
+    """Nobody has countersigned a demotion in time."""
+
+    code = "countersignature_overdue"
 
 
 class Target(StrEnum):
@@ -143,6 +149,18 @@ async def unsigned(db: Database) -> list[Demotion]:
 async def overdue(db: Database, *, now: datetime) -> list[Demotion]:
     """The demotions whose second signature is late, oldest first."""
     return [demotion for demotion in await unsigned(db) if demotion.due_at < now]
+
+
+def late_signature(demotion: Demotion) -> Problem:
+    """What to tell of a demotion whose second signature is late."""
+    workflow = demotion.workflow
+    return Problem(
+        f"workflows.{workflow}.release",
+        CountersignatureOverdue.code,
+        f"Nobody has countersigned the demotion of {workflow} by {demotion.author}, "
+        f"due since {demotion.due_at:%Y-%m-%d %H:%M} UTC.",
+        f"Somebody else signs it: `tiebreak release countersign {workflow} --as PERSON`.",
+    )
 
 
 async def _target(unit: Unit, workflow: str, target: Target) -> str:

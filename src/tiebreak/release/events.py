@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -15,6 +15,8 @@ from tiebreak.release.states import Kind, State, after, state_of
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
+
+ACTIONS: Final = ("release.", "production.")  # how entries about releases begin in the journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy import Select, Text, cast, func, select, tuple_
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest.evidence import Backtest
@@ -25,6 +25,8 @@ from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
+
+Position = tuple[datetime, UUID]  # of a release: its time and id
 
 
 class NoSuchRelease(NotFound):
@@ -84,6 +86,15 @@ class Release:
     def is_open(self) -> bool:
         """Whether it may still reach production."""
         return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which releases to list; None leaves a column free."""
+
+    workflow: str | None = None
+    state: State | None = None
+    author: str | None = None
 
 
 def parts_of(backtest: Backtest) -> PolicyParts:
@@ -159,11 +170,55 @@ async def releases(db: Database, workflow: str | None = None) -> list[Release]:
     return await _read(db, query)
 
 
+async def page(
+    db: Database, filters: Filters, *, after: Position | None = None, limit: int = 50
+) -> list[Release]:
+    """Releases from behind `after` on, at most `limit`, newest first.
+
+    The next page begins after the last one's (`created_at`, `release_id`).
+    """
+    c = tables.releases.c
+    query = _query()
+    if filters.workflow is not None:
+        query = query.where(c.workflow == filters.workflow)
+    if filters.author is not None:
+        query = query.where(c.author == filters.author)
+    if filters.state is not None:
+        query = query.where(func.release_state(c.release_id) == filters.state.value)
+    if after is not None:
+        query = query.where(c.created_at <= after[0], tuple_(c.created_at, c.release_id) < after)
+    return await _read(db, query.limit(limit))
+
+
+async def open_releases(db: Database) -> list[Release]:
+    """The releases that may still reach production, newest first."""
+    return [release for release in await releases(db) if release.is_open]
+
+
 async def check_builds(library: PolicyLibrary, parts: PolicyParts) -> None:
     """Raises `UnknownVersion`, and `ModelUnfit` when the bundle does not load or does not fit."""
     problem = (await library.build(parts)).problem
     if problem is not None:
         raise ModelUnfit(problem.message, hint=problem.hint, workflow=parts.workflow)
+
+
+def check_backtest(parts: PolicyParts, backtest: Backtest, production: str | None) -> None:
+    """Raises `BacktestOfAnother` unless it is of this policy against this one in production."""
+    found = backtest.evidence["policy_hash"]
+    if found != parts.hash:
+        raise BacktestOfAnother(
+            hint="Run `tiebreak backtest run` with this policy.",
+            backtest=backtest.id,
+            policy_hash=found,
+        )
+    baseline = backtest.evidence["baseline"]["production"]
+    if baseline != production:
+        raise BacktestOfAnother(
+            "The backtest compares with another policy than the one in production now.",
+            hint="Run `tiebreak backtest run` again.",
+            backtest=backtest.id,
+            production=production,
+        )
 
 
 async def check_current(unit: Unit, release: Release) -> None:
@@ -172,8 +227,7 @@ async def check_current(unit: Unit, release: Release) -> None:
     if seq != release.base_seq:
         raise ProductionMoved(
             "What was found out about the release is void: production moved.",
-            hint=f"Backtest it against what is in production now, then rebase release "
-            f"{release.release_id}.",
+            hint=f"Propose it anew: `tiebreak release rebase {release.release_id} --reason WHY`.",
             workflow=release.workflow,
             seq=seq,
         )
@@ -195,7 +249,7 @@ async def _propose(
 ) -> Release:
     seq = await records.lock(unit, parts.workflow)
     production = await unit.conn.fetchval(_PRODUCTION, parts.workflow, seq)
-    _check_backtest(parts, backtest, production)
+    check_backtest(parts, backtest, production)
     await records.store_policy(unit, parts, author=author)
     row: dict[str, Any] = {
         "release_id": uuid.uuid4(),
@@ -213,24 +267,6 @@ async def _propose(
     detail = {"backtest": backtest.id, "base_seq": seq, "reason": reason}
     await happen(unit, release.subject, Kind.PROPOSED, actor=author, detail=detail)
     return release
-
-
-def _check_backtest(parts: PolicyParts, backtest: Backtest, production: str | None) -> None:
-    found = backtest.evidence["policy_hash"]
-    if found != parts.hash:
-        raise BacktestOfAnother(
-            hint="Run `tiebreak backtest run` with this policy.",
-            backtest=backtest.id,
-            policy_hash=found,
-        )
-    baseline = backtest.evidence["baseline"]["production"]
-    if baseline != production:
-        raise BacktestOfAnother(
-            "The backtest compares with another policy than the one in production now.",
-            hint="Run `tiebreak backtest run` again.",
-            backtest=backtest.id,
-            production=production,
-        )
 
 
 async def _end(
@@ -264,7 +300,7 @@ def _query() -> Select[Any]:
     )
     columns = [tables.releases.c[name] for name in _COLUMNS]
     return select(*columns, happened).order_by(
-        tables.releases.c.created_at.desc(), tables.releases.c.release_id
+        tables.releases.c.created_at.desc(), tables.releases.c.release_id.desc()
     )
 
 

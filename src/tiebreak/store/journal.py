@@ -24,6 +24,8 @@ class Filters:
 
     actor: str | None = None  # a person, whatever their key, or `person/key_id`
     action: str | None = None
+    actions: tuple[str, ...] = ()  # how the action begins; empty: any
+    subject: str | None = None  # how the subject begins
     since: datetime | None = None  # included
     until: datetime | None = None  # not included
 
@@ -43,6 +45,10 @@ async def entries(
         query = query.where(or_(c.actor == filters.actor, theirs))
     if filters.action is not None:
         query = query.where(c.action == filters.action)
+    if filters.actions:
+        query = query.where(or_(*(func.starts_with(c.action, each) for each in filters.actions)))
+    if filters.subject is not None:
+        query = query.where(func.starts_with(c.subject, filters.subject))
     if filters.since is not None:
         query = query.where(c.at >= filters.since)
     if filters.until is not None:

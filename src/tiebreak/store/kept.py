@@ -91,7 +91,7 @@ async def kept(conn: Connection, workflow: str, plan: HistoryPlan) -> Kept:
 
     Raises `HistoryNotReady` when it lacks slots of the plan, and `EntityChanged`.
     """
-    generation = await conn.fetchval(_GENERATION, workflow) or 1
+    generation = await serving_generation(conn, workflow) or 1
     stored = await stored_slots(conn, workflow, generation)
     if not stored and not await conn.fetchval(_HAS_TICKETS, workflow):
         return Kept(generation, plan)
@@ -101,6 +101,11 @@ async def kept(conn: Connection, workflow: str, plan: HistoryPlan) -> Kept:
     if order_of(whole, stored) is None:
         raise not_ready(workflow)
     return Kept(generation, whole)
+
+
+async def serving_generation(conn: Connection, workflow: str) -> int | None:
+    """The generation of the history log that serves; None before the first ticket."""
+    return await conn.fetchval(_GENERATION, workflow)
 
 
 async def definitions(conn: Connection, workflow: str, generation: int) -> dict[str, Workflow]:

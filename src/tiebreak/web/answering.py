@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel
@@ -18,8 +19,15 @@ Responses = dict[int | str, dict[str, Any]]
 def answered(content: Mapping[str, Any], status: int = 200) -> Response:
     """A JSON answer; datetimes are written in UTC with Z."""
     return Response(
-        orjson.dumps(content, option=orjson.OPT_UTC_Z), status, media_type="application/json"
+        orjson.dumps(content, _plain, orjson.OPT_UTC_Z), status, media_type="application/json"
     )
+
+
+def _plain(value: object) -> str:
+    """The database driver's UUID, a class of its own, as text."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError
 
 
 def described(model: type[BaseModel], *problems: int, status: int = 200) -> Responses:

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 from tiebreak.audit.lanes import Lane
 from tiebreak.decisions.service import DecisionService
 from tiebreak.errors import TiebreakError
+from tiebreak.release.releases import Office
 from tiebreak.settings import Keyring, Settings
 from tiebreak.web.api import (
     again,
@@ -27,6 +28,7 @@ from tiebreak.web.api import (
     lookups,
     models,
     outcomes,
+    releases,
     training,
     workflows,
 )
@@ -47,6 +49,8 @@ ROUTERS = (
     training.lists,
     training.router,
     models.router,
+    releases.lists,
+    releases.router,
     audit.router,
     health.router,
     describe.router,
@@ -75,6 +79,12 @@ def create_app(
             keys=KeyCache(service.db),
             metrics=metrics,
             outcomes_lane=await Lane.open(service.db, "outcomes", keyring),
+            office=Office(
+                service.db,
+                await Lane.open(service.db, "releases", keyring),
+                keyring,
+                service.library,
+            ),
             queue=_queue(settings),
             draining=draining or asyncio.Event(),
         )

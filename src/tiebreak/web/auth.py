@@ -23,6 +23,10 @@ EVERYONE = frozenset(Role)
 MODELLERS = frozenset({Role.ML_ENGINEER, Role.APPROVER, Role.AUDITOR, Role.LEAD, Role.ADMIN})
 SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
 TRAINERS = frozenset({Role.ML_ENGINEER, Role.ADMIN})
+ENGINEERS = frozenset({Role.ML_ENGINEER})
+APPROVERS = frozenset({Role.APPROVER})
+DEMOTERS = ENGINEERS | APPROVERS | {Role.LEAD, Role.ADMIN}
+RELEASE_READERS = DEMOTERS | {Role.AUDITOR}
 
 ACCESS: Mapping[str, frozenset[Role]] = {
     "livez": PUBLIC,
@@ -49,6 +53,18 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_models": MODELLERS,
     "get_model": MODELLERS,
     "get_model_card": MODELLERS,
+    "list_releases": RELEASE_READERS,
+    "get_production": RELEASE_READERS,
+    "list_release_history": RELEASE_READERS,
+    "get_release": RELEASE_READERS,
+    "propose_release": ENGINEERS,
+    "rebase_release": ENGINEERS,
+    "withdraw_release": ENGINEERS,
+    "approve_release": APPROVERS,
+    "promote_release": ENGINEERS,
+    "rollback_production": ENGINEERS,
+    "demote_production": DEMOTERS,
+    "countersign_demotion": APPROVERS,
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
-from tiebreak.errors import Unavailable
+from tiebreak.core.bodies import MAX_PROBLEMS, load_object
+from tiebreak.core.suggestions import did_you_mean
+from tiebreak.errors import Problem, Unavailable
 from tiebreak.ingest.rows import Kind
-from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType
+from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType, refused
+
+M = TypeVar("M", bound=BaseModel)
 
 BODY_SECONDS = 30.0  # for a whole body of one ticket, and between two chunks of a stream
 JSON = ("application/json",)
@@ -65,6 +71,27 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         raise BodyTooSlow(hint="Send the body at once.") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_model(request: Request, model: type[M], max_bytes: int) -> M:
+    """The JSON body as this model. Raises MalformedBody, InvalidInput, and what reading raises."""
+    check_content_type(request, JSON)
+    body = await read_body(request, max_bytes)
+    loaded = load_object(body, depth=1)
+    if isinstance(loaded, tuple):
+        raise refused(loaded)
+    try:
+        return model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        names = list(model.model_fields)
+        raise refused(tuple(_problem(each, names) for each in found[:MAX_PROBLEMS])) from None
+
+
+def _problem(error: ErrorDetails, names: Sequence[str]) -> Problem:
+    where = ".".join(str(part)[:80] for part in error["loc"])
+    hint = "" if where in names else did_you_mean(where, names)
+    return Problem(where, error["type"], error["msg"], hint)
 
 
 async def read_chunks(request: Request, draining: asyncio.Event) -> AsyncIterator[bytes]:

@@ -16,6 +16,15 @@ from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
+from tiebreak.web.release_shapes import (
+    ApprovalRequest,
+    Countersignature,
+    DemotionRequest,
+    Promotion,
+    Proposal,
+    Rollback,
+    Withdrawal,
+)
 from tiebreak.web.shapes import (
     BatchLine,
     CancelTraining,
@@ -44,6 +53,7 @@ TAGS = [
     {"name": "workflows", "description": "What is decided, and by which version."},
     {"name": "training", "description": "Train models; follow and end training runs."},
     {"name": "models", "description": "What the models are made of, and where they are in use."},
+    {"name": "releases", "description": "Bring a changed policy into production, and go back."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]
@@ -54,11 +64,20 @@ BATCH = (
     "passed over."
 )
 
-_ASKED: Mapping[str, tuple[type[BaseModel], str]] = {
-    "decide_again": (DecideAgain, "Why it is decided again."),
-    "start_training": (StartTraining, "What to train on, how, and why."),
-    "cancel_training": (CancelTraining, "Why it is ended."),
+REQUESTS: Mapping[str, type[BaseModel]] = {
+    "decide_again": DecideAgain,
+    "start_training": StartTraining,
+    "cancel_training": CancelTraining,
+    "propose_release": Proposal,
+    "rebase_release": Proposal,
+    "withdraw_release": Withdrawal,
+    "approve_release": ApprovalRequest,
+    "promote_release": Promotion,
+    "rollback_production": Rollback,
+    "demote_production": DemotionRequest,
+    "countersign_demotion": Countersignature,
 }
+
 _BINARY: Json = {"type": "string", "format": "binary"}
 _TABLE_SCHEMAS: Mapping[str, Json] = {
     "text/csv": {"type": "string"},
@@ -95,7 +114,7 @@ def routes_description(app: FastAPI) -> Json:
     )
     components: Json = document.setdefault("components", {})
     schemas: Json = components.setdefault("schemas", {})
-    for model in (ProblemDocument, BatchLine, Readiness, *(kind for kind, _ in _ASKED.values())):
+    for model in (ProblemDocument, BatchLine, Readiness, *REQUESTS.values()):
         _add_model(schemas, model)
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "tbk_<key id>_<secret>"}
@@ -218,10 +237,10 @@ def _with_body(operation: Json, bodies: Json) -> Json:
             **{kind: {"schema": _TABLE_SCHEMAS[kind]} for kind in TABLES},
         }
         return {**operation, "requestBody": _required(content, BATCH)}
-    if name in _ASKED:
-        kind, text = _ASKED[name]
-        content = {"application/json": {"schema": {"$ref": REF + kind.__name__}}}
-        return {**operation, "requestBody": _required(content, text)}
+    if name in REQUESTS:
+        model = REQUESTS[name]
+        content = {"application/json": {"schema": {"$ref": REF + model.__name__}}}
+        return {**operation, "requestBody": _required(content, model.__doc__ or "")}
     if name not in bodies:
         return operation
     text = "Of the workflow's own kind; the examples are by workflow."

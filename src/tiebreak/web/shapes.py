@@ -120,7 +120,7 @@ class Word(Shape):
 class DecideAgain(Shape):
     """Why a ticket is decided again; it goes into the journal, so it holds no personal data."""
 
-    reason: str = Field(min_length=1, max_length=REASON_MAX_LENGTH)
+    reason: str = Field(min_length=1, max_length=REASON_MAX_LENGTH, examples=["new rules"])
 
 
 class Contribution(Shape):
@@ -432,6 +432,7 @@ class Readiness(Shape):
 
     status: Literal["ready", "degraded", "not_ready"]
     problems: list[Mistake]
+    warnings: list[Mistake] = Field(description="What people are late with.")
 
 
 class Liveness(Shape):

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.decisions.service import DecisionService
+from tiebreak.release.releases import Office
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store.database import Database
 from tiebreak.web.keycache import KeyCache
@@ -20,7 +21,7 @@ MOST_READERS = 2  # child processes that read bodies of tables, each of at most 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One worker's settings, service, key cache, metrics, and the lane it writes outcomes in."""
+    """One worker's settings, service, keys, metrics, lane for outcomes and office of releases."""
 
     settings: Settings
     keyring: Keyring
@@ -28,6 +29,7 @@ class Site:
     keys: KeyCache
     metrics: Metrics
     outcomes_lane: Lane
+    office: Office  # its lane is for what people do to releases
     queue: Redis | None = None  # asked for its health only
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_READERS))

@@ -78,13 +78,13 @@ class Scene:
         return await self.count_imported()
 
     async def production(self, parameters: Parameters | None, progress: Progress) -> dict[str, Any]:
-        """Train and install a model unless one is in production; its figures.
+        """Train and install a model unless something is in production; the model's figures.
 
-        Raises `AlreadyInProduction` where rules decide alone: another policy takes a release.
+        Raises `ForgedRelease`.
         """
-        now = (await records.current(self.session.db, self.session.keyring)).get(self.workflow.name)
-        if isinstance(now, records.ReleaseRecord) and now.bundle_digest is not None:
-            return await self._metrics(now.bundle_digest)
+        now = await self._in_production()
+        if now is not None:
+            return {} if now.bundle_digest is None else await self._metrics(now.bundle_digest)
         session = self.session
         now_utc = datetime.now(UTC)
         request = Request(
@@ -116,6 +116,21 @@ class Scene:
         )
         session.artifacts.set_alias(self.workflow.name, "risk_model_latest", run.digest)
         return run.manifest["metrics"]
+
+    async def is_behind(self) -> bool:
+        """Whether production decides by another version than that of the workflow's folder."""
+        now = await self._in_production()
+        assert now is not None
+        parts = await self.session.library().parts(now.policy_hash)
+        versions = (parts.workflow_version, parts.rules_version)
+        return versions != (self.workflow.version, self.rules.version)
+
+    async def _in_production(self) -> records.ReleaseRecord | None:
+        session = self.session
+        now = (await records.current(session.db, session.keyring)).get(self.workflow.name)
+        if isinstance(now, records.ForgedRelease):
+            raise now
+        return now
 
     async def key(self) -> str:
         """A key of the author that expires soon."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -64,13 +65,17 @@ async def list_audit(request: Request, asked: Annotated[Asked, Query()]) -> Resp
         after=read_cursor(asked.cursor) if asked.cursor else None,
         limit=asked.limit + 1,
     )
-    page, has_more = rows[: asked.limit], len(rows) > asked.limit
+    return answered(entries_page(rows, asked.limit))
+
+
+def entries_page(rows: Sequence[Row], limit: int) -> dict[str, Any]:
+    """A page of entries, from one row more than its limit where there are more."""
+    page, has_more = rows[:limit], len(rows) > limit
     last = (page[-1]["at"], page[-1]["audit_id"]) if has_more else None
-    told = {
+    return {
         "entries": [_entry(row) for row in page],
         "next_cursor": write_cursor(last) if last else None,
     }
-    return answered(told)
 
 
 def _entry(row: Row) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 from fastapi import APIRouter
 from redis.exceptions import RedisError
@@ -10,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.errors import Problem, TiebreakError
+from tiebreak.release.demotion import late_signature, overdue
+from tiebreak.store.database import is_connection_failure
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import LeanRoute
 from tiebreak.web.metrics import CONTENT_TYPE
@@ -41,9 +44,14 @@ async def livez(request: Request) -> Response:  # noqa: ARG001 - every lean endp
     },
 )
 async def readyz(request: Request) -> Response:
-    """Every problem at once; 200 when tickets are decided, if only by rules, else 503."""
+    """Every problem at once; 200 when tickets are decided, if only by rules, else 503.
+
+    Warnings are about people's work that is overdue; they make nothing unready.
+    """
     site = site_of(request)
-    database, queue = await asyncio.gather(_database_problem(site), _queue_problem(site))
+    database, queue, warnings = await asyncio.gather(
+        _database_problem(site), _queue_problem(site), _warnings(site)
+    )
     # From here on nothing waits, so that status and problems are of one moment.
     known = site.service.problems()
     blocking = [] if database is None else [database]
@@ -55,7 +63,11 @@ async def readyz(request: Request) -> Response:
     if queue is not None:
         problems.append(queue)
     status = "not_ready" if not is_ready else "degraded" if problems else "ready"
-    told = {"status": status, "problems": [item.as_dict() for item in problems]}
+    told = {
+        "status": status,
+        "problems": [item.as_dict() for item in problems],
+        "warnings": [item.as_dict() for item in warnings],
+    }
     return answered(told, 200 if is_ready else 503)
 
 
@@ -86,6 +98,20 @@ async def _database_problem(site: Site) -> Problem | None:
         text = f"The database did not answer within {DATABASE_SECONDS:g} seconds."
         return Problem("database", "database_slow", text)
     return None
+
+
+async def _warnings(site: Site) -> list[Problem]:
+    """What is overdue; nothing while the database does not say."""
+    try:
+        async with asyncio.timeout(DATABASE_SECONDS):
+            late = await overdue(site.db, now=datetime.now(UTC))
+    except (TiebreakError, TimeoutError):
+        return []
+    except Exception as error:
+        if is_connection_failure(error):
+            return []
+        raise
+    return [late_signature(demotion) for demotion in late]
 
 
 async def _queue_problem(site: Site) -> Problem | None:

@@ -1,0 +1,55 @@
+"""Approve a release that passed its gates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from tiebreak.cli.output import JsonOption, Output, minute, short
+from tiebreak.cli.release import ReleaseArgument
+from tiebreak.cli.session import DryRunOption, PersonOption, Session, act
+from tiebreak.release import releases
+from tiebreak.release.approvals import LIFETIME, MOST_HOURS, Approval, approve
+from tiebreak.release.states import Stage
+
+
+def command(
+    release: ReleaseArgument,
+    stage: Annotated[Stage, typer.Option(help="What is approved.")],
+    note: Annotated[str, typer.Option(help="A remark; it stands in the approval.")] = "",
+    hours: Annotated[
+        int, typer.Option(min=1, max=MOST_HOURS, help="How long it is valid.")
+    ] = LIFETIME // timedelta(hours=1),
+    dry_run: DryRunOption = False,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Approve what the gates said last of a release that somebody else proposed.
+
+    Example: `tiebreak release approve 3f2a --stage promotion --as bob`
+    """
+
+    async def work(session: Session) -> Approval:
+        found = await releases.find(session.db, release)
+        return await approve(
+            session.office(is_rehearsal=dry_run),
+            found.release_id,
+            stage,
+            approver=session.person,
+            note=note,
+            lifetime=timedelta(hours=hours),
+        )
+
+    given = act(person, work)
+    verb = "Would approve" if dry_run else "Approved:"
+    output = Output(as_json=json)
+    output.result(
+        {"approval": asdict(given), "dry_run": dry_run},
+        f"{verb} release {short(given.release_id)} for {stage}, "
+        f"until {minute(given.expires_at)} UTC.",
+    )
+    if not dry_run and stage is Stage.PROMOTION:
+        output.note(f"Next: `tiebreak release promote {short(given.release_id)} --reason WHY`")

@@ -1,0 +1,96 @@
+"""Put a workflow's first rules and model into production."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.cli.output import JsonOption, Output, short, table
+from tiebreak.cli.session import PersonOption, Session, act, require_person
+from tiebreak.registry import records
+from tiebreak.registry.proposals import Proposal, find_digest, propose
+from tiebreak.registry.records import ReleaseRecord
+
+NO_MODEL = "none"
+
+
+def command(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
+    approved_by: Annotated[str, typer.Option(help="Another person, who approves it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the release record.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Digest of a model bundle, or its first digits; `none` for rules alone; "
+            "default: the newest candidate."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the workflow; default: the newest.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a workflow's first rules and model into production; servers follow within a second.
+
+    A workflow that has a policy in production is changed by a release instead.
+
+    Example: `tiebreak release install locate --approved-by ann --reason "first model"`
+    """
+
+    async def work(session: Session) -> tuple[Proposal, ReleaseRecord | None]:
+        await require_person(session.db, approved_by)
+        digest = _digest(session.artifacts, workflow, model)
+        proposal = await propose(
+            session.db,
+            session.library(),
+            session.keyring,
+            workflow,
+            ordinal=version,
+            digest=digest,
+        )
+        if dry_run:
+            return proposal, None
+        release = await records.install(
+            session.lane,
+            session.keyring,
+            proposal.parts,
+            author=session.person,
+            approver=approved_by,
+            reason=reason,
+        )
+        if digest is not None:
+            session.artifacts.set_alias(workflow, "risk_model_latest", digest)
+        return proposal, release
+
+    _tell(Output(as_json=json), *act(person, work))
+
+
+def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str | None:
+    if model == NO_MODEL:
+        return None
+    start = model or artifacts.read_alias(workflow, "risk_model_candidate")
+    return None if start is None else find_digest(artifacts, start)
+
+
+def _tell(output: Output, proposal: Proposal, release: ReleaseRecord | None) -> None:
+    changes = [
+        (change.part, short(change.before), short(change.after)) for change in proposal.changes
+    ]
+    told = {
+        "workflow": proposal.parts.workflow,
+        "version": proposal.ordinal,
+        "policy_hash": proposal.parts.hash,
+        "installed": release is not None,
+        "release": None if release is None else asdict(release),
+        "changes": [asdict(change) for change in proposal.changes],
+    }
+    title = "Installed" if release is not None else "Would install"
+    heading = f"{title} {proposal.parts.workflow} version {proposal.ordinal}"
+    output.result(told, table(heading, ("part", "before", "after"), changes))
+    if proposal.parts.bundle_digest is None:
+        output.note("Rules decide alone: no model is installed.")

@@ -1,0 +1,111 @@
+"""Drafts: the policy that shall be proposed, and the backtest that is evidence of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tiebreak.backtest.evidence import Backtest, Evidence
+from tiebreak.backtest.plans import Request
+from tiebreak.backtest.run import Progress, Runner
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.core.history import HistoryPlan
+from tiebreak.core.policy import PolicyParts
+from tiebreak.registry import records
+from tiebreak.registry.candidates import Changes, candidate
+from tiebreak.registry.policies import Recipe, UnknownVersion
+from tiebreak.registry.proposals import Change, changed
+from tiebreak.release.releases import Office
+from tiebreak.store.kept import HistoryNotReady, kept, not_ready
+from tiebreak.workflows import versions
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A policy that may be proposed, and the one in production."""
+
+    recipe: Recipe
+    production: Recipe | None
+
+    @property
+    def parts(self) -> PolicyParts:
+        """What the policy is made of."""
+        return self.recipe.parts
+
+    @property
+    def changes(self) -> Sequence[Change]:
+        """What it changes."""
+        return changed(None if self.production is None else self.production.parts, self.parts)
+
+    @property
+    def production_hash(self) -> str | None:
+        """The policy in production."""
+        return None if self.production is None else self.production.parts.hash
+
+
+async def draft(office: Office, artifacts: ArtifactStore, workflow: str, changes: Changes) -> Draft:
+    """The policy in production with these changes. Raises what `candidate` raises."""
+    now = await _production(office, workflow)
+    parts = None if now is None else now.parts
+    found = await candidate(office.db, office.library, artifacts, workflow, parts, changes)
+    return Draft(found, now)
+
+
+async def draft_of(office: Office, parts: PolicyParts) -> Draft:
+    """A policy whose versions are stored. Raises `UnknownVersion`."""
+    recipe = await office.library.recipe(parts)
+    return Draft(recipe, await _production(office, parts.workflow))
+
+
+def evidence_of(evidence: Evidence, draft: Draft) -> Backtest | None:
+    """The newest backtest of exactly this policy against the one in production."""
+    for made in evidence.list():
+        found = made.evidence
+        is_same = found["policy_hash"] == draft.parts.hash
+        if is_same and found["baseline"]["production"] == draft.production_hash:
+            return made
+    return None
+
+
+async def store(office: Office, draft: Draft, *, author: str, reason: str) -> None:
+    """Store the versions that the draft is made of, where they are not.
+
+    Raises `HistoryNotReady` when the history log lacks totals that it reads, and `EntityChanged`.
+    """
+    workflow, rules = draft.recipe.workflow, draft.recipe.rule_set
+    try:
+        await office.library.recipe(draft.parts)
+    except UnknownVersion:
+        await versions.load(office.lane, workflow, rules, author=author, reason=reason)
+    try:
+        async with office.db.connection() as conn:
+            await kept(conn, workflow.name, HistoryPlan(workflow))
+    except HistoryNotReady:
+        stored = await versions.addressed(office.db, workflow.name, workflow.version)
+        raise not_ready(workflow.name, stored.version.ordinal) from None
+
+
+async def backtested(
+    runner: Runner, draft: Draft, *, jobs: int, minutes_a_review: float, progress: Progress
+) -> Backtest:
+    """Backtest the draft on all of history. Raises what `Runner.run` raises."""
+    request = Request(
+        workflow=draft.parts.workflow,
+        candidate=draft.recipe,
+        production=draft.production,
+        since=None,
+        until=None,
+        by=(),
+    )
+    return await runner.run(
+        request, jobs=jobs, minutes_a_review=minutes_a_review, progress=progress
+    )
+
+
+async def _production(office: Office, workflow: str) -> Recipe | None:
+    now = (await records.current(office.db, office.keyring)).get(workflow)
+    if isinstance(now, records.ForgedRelease):
+        raise now
+    if now is None:
+        return None
+    return await office.library.recipe(await office.library.parts(now.policy_hash))

@@ -1,0 +1,231 @@
+"""The shapes of answers and requests about releases, for the API's description."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tiebreak.registry import records
+from tiebreak.release.approvals import MOST_HOURS
+from tiebreak.release.demotion import Target
+from tiebreak.release.states import Kind, Stage, State
+from tiebreak.web.shapes import REASON_MAX_LENGTH, Mistake, Shape
+
+NO_NUL = r"^[^\x00]*$"  # Postgres takes none in a text
+
+
+def _whole(value: object) -> object:
+    """A number without fraction is an integer in JSON, however it is written."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Hours = Annotated[int, Field(ge=1, le=MOST_HOURS), BeforeValidator(_whole)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]  # of a record
+Reason = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=REASON_MAX_LENGTH,
+        pattern=r"^[^\x00]*[^\s\x00][^\x00]*$",
+        description="Why; it stands in the journal, so it holds no personal data.",
+        examples=["fewer needless reviews"],
+    ),
+]
+Note = Annotated[
+    str,
+    Field(
+        max_length=REASON_MAX_LENGTH,
+        pattern=NO_NUL,
+        description="A remark; no personal data.",
+        examples=["figures look right"],
+    ),
+]
+Evidence = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{8,64}$",
+        description="Id of the backtest, or its first digits.",
+        examples=["9c1185a5c5e9"],
+    ),
+]
+Seen = Annotated[
+    Number | None,
+    Field(
+        description="Number of the record that was seen; refused when another is in production. "
+        "Null: whatever is.",
+    ),
+]
+ID = "4f0f2a68-6d3c-4a4e-9f3c-0d6f6a1c7b21"
+HASH = "9c1185a5c5e9fc54612808977ee8f548b2258d31" + "0" * 24
+
+
+class Release(Shape):
+    """A candidate and where it stands."""
+
+    release_id: str = Field(examples=[ID])
+    workflow: str = Field(examples=["locate"])
+    policy_hash: str = Field(examples=[HASH])
+    base_seq: int = Field(
+        description="Number of the record in production that it is compared with; 0: none."
+    )
+    backtest_id: str = Field(examples=[HASH])
+    author: str = Field(examples=["ann"])
+    reason: str = Field(examples=["fewer needless reviews"])
+    created_at: datetime
+    state: State = Field(examples=["shadow"])
+
+
+class ReleasePage(Shape):
+    """Releases, newest first; `next_cursor` is null on the last page."""
+
+    releases: list[Release]
+    next_cursor: str | None
+
+
+class ReleaseApproval(Shape):
+    """One person's approval of a release for a stage."""
+
+    evaluation_id: str
+    approver: str
+    release_id: str
+    stage: Stage
+    policy_hash: str
+    production_seq: int
+    given_at: datetime
+    expires_at: datetime
+    note: str
+
+
+class ReleaseEvent(Shape):
+    """One thing that happened to a release."""
+
+    seq: int
+    kind: Kind
+    actor: str
+    at: datetime
+    detail: dict[str, Any]
+
+
+class Candidate(Release):
+    """A release on its way."""
+
+    percent: int = Field(ge=0, le=100, description="Of the tickets that it decides now.")
+    is_current: bool = Field(description="False: production moved, its evidence is void.")
+
+
+class ReleaseDetail(Candidate):
+    """A release with its approvals and everything that happened to it."""
+
+    approvals: list[ReleaseApproval]
+    events: list[ReleaseEvent]
+
+
+class InProduction(Shape):
+    """What is in production for a workflow; all but `state` is null when its record is forged."""
+
+    workflow: str
+    state: Literal["production", "forged_release"]
+    seq: int | None
+    kind: records.Kind | None
+    policy: str | None
+    model: str | None = Field(description="Null: rules decide alone.")
+    author: str | None
+    approver: str | None = Field(description="Null: a demotion.")
+    since: datetime | None
+    reason: str | None
+
+
+class UnsignedDemotion(Shape):
+    """A demotion that waits for its second signature."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    author: str
+    reason: str
+    created_at: datetime
+    due_at: datetime
+    is_overdue: bool
+
+
+class ReleaseOverview(Shape):
+    """What is in production, what is on its way there, and what awaits a signature."""
+
+    production: list[InProduction]
+    candidates: list[Candidate]
+    demotions: list[UnsignedDemotion]
+    problems: list[Mistake]
+
+
+class ProductionRecord(Shape):
+    """The release record that says what is in production now."""
+
+    workflow: str
+    seq: int
+    policy_hash: str
+    bundle_digest: str | None = Field(description="Null: rules decide alone.")
+    author: str
+    approver: str | None = Field(description="Null: a demotion.")
+    reason: str
+    created_at: datetime
+    kind: records.Kind
+    release_id: str | None
+
+
+class Countersigned(Shape):
+    """A demotion that was signed by a second person."""
+
+    workflow: str
+    seq: int
+
+
+class Proposal(Shape):
+    """A policy that was backtested, to be proposed as a release."""
+
+    backtest: Evidence
+    reason: Reason
+
+
+class Withdrawal(Shape):
+    """Why a release is taken back."""
+
+    reason: Reason
+
+
+class ApprovalRequest(Shape):
+    """What is approved of a release, and for how long."""
+
+    stage: Stage = Field(examples=["promotion"])
+    note: Note = ""
+    hours: Hours = Field(24, description="How long it is valid.")
+
+
+class Promotion(Shape):
+    """Why a release is promoted."""
+
+    reason: Reason
+
+
+class Rollback(Shape):
+    """To which earlier policy production goes back."""
+
+    policy_hash: str = Field(pattern="^[0-9a-f]{64}$", examples=[HASH])
+    reason: Reason
+    seq: Seen = None
+
+
+class DemotionRequest(Shape):
+    """What production goes back to at once: the policy before, or the rules alone."""
+
+    reason: Reason
+    to: Target = Field(Target.PREVIOUS, examples=["previous"])
+    seq: Seen = None
+
+
+class Countersignature(Shape):
+    """The second signature of a demotion."""
+
+    seq: Number = Field(description="Number of the demotion's record.")
+    note: Note = ""
