@@ -27,9 +27,7 @@ def drawn(
     truth = random.random(rows) < 0.15
     truth[:2] = (True, False)
     shared = random.normal(size=rows)
-    one, other = (
-        truth * s + shared + random.normal(size=rows) * 0.7 for s in (strength, 1.0)
-    )
+    one, other = (truth * s + shared + random.normal(size=rows) * 0.7 for s in (strength, 1.0))
     return one, other, truth
 
 
@@ -90,9 +88,7 @@ def test_delongs_area_is_normal_where_there_is_no_signal() -> None:
 
 
 @pytest.mark.parametrize("figure", ["pr_auc_difference", "recall_difference", "auc"])
-def test_one_sided_ends_cover_as_they_say(
-    figure: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_sided_ends_cover_as_they_say(figure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 95% one-sided ends about 95% lie on their side of the truth, which is 0 here."""
     monkeypatch.setattr(gate_statistics, "REPLICATES", 120)
     random = np.random.default_rng(5)
@@ -111,9 +107,7 @@ def test_one_sided_ends_cover_as_they_say(
 
 def test_the_same_seed_gives_the_same_bits_and_another_others() -> None:
     one, other, truth = drawn(np.random.default_rng(6), 500)
-    first, again, third = (
-        compare(one, other, truth, share=0.1, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, third = (compare(one, other, truth, share=0.1, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first.pr_auc == third.pr_auc
     assert first.pr_auc_difference != third.pr_auc_difference

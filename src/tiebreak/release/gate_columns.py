@@ -101,8 +101,10 @@ async def read_slices(
     joined = pl.concat([pl.DataFrame(schema=schema), *parts]).join(
         places, on=["ticket", "revision"], how="inner"
     )
-    grouped = joined.group_by("value").agg("place").sort(
-        pl.col("place").list.len(), "value", descending=[True, False]
+    grouped = (
+        joined.group_by("value")
+        .agg("place")
+        .sort(pl.col("place").list.len(), "value", descending=[True, False])
     )
     return {
         "(none)" if value is None else value: np.sort(np.asarray(place, dtype=np.int64))
@@ -118,9 +120,7 @@ def _newest(columns: Columns) -> Columns:
     return columns[order[is_last]]
 
 
-async def _told(
-    db: Database, pair: Pair, workflow: Workflow, known_by: datetime
-) -> pl.DataFrame:
+async def _told(db: Database, pair: Pair, workflow: Workflow, known_by: datetime) -> pl.DataFrame:
     """The newest label of each ticket that was told of by then: `ticket`, `label`."""
     label = workflow.label
     assert label is not None

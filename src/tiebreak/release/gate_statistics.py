@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy import stats as untyped
+
+stats: Any = untyped  # its types are incomplete
+_interpolate: Any = np.interp
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -53,8 +57,9 @@ class Ranking:
         steps = np.diff(found, prepend=0.0)
         positives = found[-1]
         precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
-        within = np.interp(share * seen[-1], np.append(0.0, seen), np.append(0.0, found))
-        return float((precision * steps).sum() / positives), float(within / positives)
+        known = np.append(0.0, seen), np.append(0.0, found)
+        within = float(_interpolate(share * seen[-1], *known))
+        return float((precision * steps).sum() / positives), within / float(positives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,9 @@ def compare(
     chosen = _sample(truth, random)
     rankings = [Ranking(scores[chosen], truth[chosen]) for scores in (candidate, production)]
     base = _difference(rankings, np.ones(len(chosen)), share)
-    drawn = np.array([
-        _difference(rankings, _weights(truth[chosen], random), share) for _ in range(REPLICATES)
-    ])
+    drawn = np.array(
+        [_difference(rankings, _weights(truth[chosen], random), share) for _ in range(REPLICATES)]
+    )
     deviation = drawn - base
     differences = np.subtract(figures[0], figures[1])
     ends = differences - np.quantile(deviation, [0.95, 0.05], axis=0)
@@ -145,10 +150,10 @@ def _placements(scores: Floats, truth: Bools) -> tuple[Floats, Floats]:
 
     Ties count half.
     """
-    ranks = rankdata(scores)
+    ranks = stats.rankdata(scores)
     high, low = scores[truth], scores[~truth]
-    of_positives = (ranks[truth] - rankdata(high)) / len(low)
-    of_negatives = 1.0 - (ranks[~truth] - rankdata(low)) / len(high)
+    of_positives = (ranks[truth] - stats.rankdata(high)) / len(low)
+    of_negatives = 1.0 - (ranks[~truth] - stats.rankdata(low)) / len(high)
     return of_positives, of_negatives
 
 
@@ -157,7 +162,7 @@ def _variance(values: Floats) -> float:
 
 
 def _normal(value: float, variance: float, confidence: float) -> Estimate:
-    reach = float(norm.ppf(confidence)) * float(np.sqrt(variance))
+    reach = float(stats.norm.ppf(confidence)) * float(np.sqrt(variance))
     return Estimate(value, value - reach, value + reach)
 
 

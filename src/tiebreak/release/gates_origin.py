@@ -66,9 +66,7 @@ def backtest(gathered: Gathered, limits: BacktestLimits) -> Result:
     found = gathered.backtest
     if found is None:
         hint = "Run `tiebreak backtest run` with this policy and propose it anew."
-        return Result(
-            "backtest", Verdict.NO_EVIDENCE, None, None, gathered.backtest_problem, hint
-        )
+        return Result("backtest", Verdict.NO_EVIDENCE, None, None, gathered.backtest_problem, hint)
     figures, tickets = found["figures"], found["figures"]["tickets"]
     days = _days(found["window"])
     if tickets < limits.tickets or days < limits.days:
@@ -109,7 +107,9 @@ def backtest(gathered: Gathered, limits: BacktestLimits) -> Result:
 
 def canary(gathered: Gathered) -> Result:
     """Whether the canary went through, where the workflow asks for one."""
-    is_asked = gathered.plan.canary == "required" and gathered.stage is Stage.PROMOTION
+    if gathered.stage is Stage.CANARY:
+        return Result("canary", Verdict.PASS, None, None, "The canary is what comes next.")
+    is_asked = gathered.plan.canary == "required"
     found = gathered.canary
     if found is None:
         verdict = Verdict.NO_EVIDENCE if is_asked else Verdict.PASS
@@ -120,7 +120,7 @@ def canary(gathered: Gathered) -> Result:
     verdict, hint = Verdict.PASS, ""
     if found.failed or found.below_floor:
         verdict, hint = Verdict.FAIL, "Look at what it decided, and mend it."
-    elif gathered.stage is Stage.PROMOTION and (not found.is_finished or found.decided < least):
+    elif not found.is_finished or found.decided < least:
         verdict, hint = Verdict.NO_EVIDENCE, "Let the canary go through its steps."
     return Result(
         "canary",

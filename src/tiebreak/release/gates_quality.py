@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from tiebreak.release.gate_statistics import (
     calibration_error,
     stability_index,
 )
+from tiebreak.training.evaluate import Bin
 
 MORE_LABELS = "Wait for more mature labels, or let the shadow score from an earlier moment on."
 LEAST_OF_EITHER = 10  # labels, below which no AUC is judged
@@ -104,9 +105,7 @@ def slices(gathered: Gathered, limits: SliceLimits) -> Result:
         judged[name] = (*areas, fall)
     if not judged:
         sentence = f"No slice has {limits.labels} labels with {limits.positives} of either end."
-        return Result(
-            "slices", Verdict.NO_EVIDENCE, None, limits.margin, sentence, MORE_LABELS
-        )
+        return Result("slices", Verdict.NO_EVIDENCE, None, limits.margin, sentence, MORE_LABELS)
     worst = min(judged, key=lambda name: judged[name][2].value)
     fallen = [n for n, (*_, f) in judged.items() if f.value < -limits.margin and f.high < 0]
     difference = judged[worst][2].value
@@ -135,7 +134,9 @@ def leakage(gathered: Gathered, limits: LeakageLimits) -> Result:
     rises = {name: missing.live[name] - missing.imported.get(name, 1.0) for name in missing.live}
     worst = max(rises, key=lambda name: rises[name], default="")
     rise = rises.get(worst, 0.0) if missing.imported_count >= LEAST_SAMPLE else 0.0
-    told = f"The share without {worst} is {rise:+.0%} on live tickets (at most +{limits.missing:.0%})"
+    told = (
+        f"The share without {worst} is {rise:+.0%} on live tickets (at most +{limits.missing:.0%})"
+    )
     validated = _metrics(model.manifest).get("auc")
     live = _live_auc(gathered)
     has_fallen = False
@@ -165,14 +166,16 @@ def shift(gathered: Gathered, limits: ShiftLimits) -> Result:
     model, scored = gathered.candidate.model, gathered.scored
     if gathered.candidate.parts.bundle_digest is None:
         return _rules_alone("shift", limits.psi)
-    bins = [] if model is None else _metrics(model.manifest).get("calibration", [])
+    bins: Sequence[Bin] = () if model is None else _metrics(model.manifest).get("calibration", ())
     scores = scored["score"][~np.isnan(scored["score"])]
     if not bins or len(scores) < LEAST_SAMPLE:
         sentence = "Too few scores, of validation or of shadow, to compare."
         return Result("shift", Verdict.NO_EVIDENCE, None, limits.psi, sentence, MORE_LABELS)
-    edges, place = np.unique([each["highest"] for each in bins[:-1]], return_inverse=True)
-    expected = np.bincount(place, [each["rows"] for each in bins[:-1]], len(edges) + 1)
-    expected[-1] += bins[-1]["rows"]
+    # Tenths that end at the same score are one bin.
+    highest = np.array([each["highest"] for each in bins])
+    edges = np.unique(highest[:-1])
+    expected = np.zeros(len(edges) + 1)
+    np.add.at(expected, np.searchsorted(edges, highest), [each["rows"] for each in bins])
     found = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1)
     index = stability_index(expected, found.astype(np.float64))
     is_stable = index <= limits.psi
