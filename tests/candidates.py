@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,20 +129,28 @@ class World:
     @classmethod
     async def made(cls, db: Database, folder: Path) -> World:
         """Load, install the rules, import, admit live tickets, decide those, record outcomes."""
-        lane = await Lane.open(db, "tests", KEYRING)
+        world = await cls.opened(db, folder)
+        lane = world.office.lane
         async with lane.unit() as unit:
             for person in ("ann", "bob"):
                 await ensure_person(unit, person, actor="tests")
         for version in (WORKFLOW, LEAKY):
             await versions.load(lane, version, RULES, author="ann", reason="test")
-        parts = PolicyParts(NAME, WORKFLOW.version, RULES.version)
-        office = releases.office_of(db, lane, KEYRING, folder / "artifacts")
-        await records.install(lane, KEYRING, parts, author="ann", approver="bob", reason="first")
-        keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
-        store = ArtifactStore(folder / "artifacts")
-        world = cls(office, Evidence(folder / "backtests"), store, keys, parts)
+        await records.install(
+            lane, KEYRING, world.rules, author="ann", approver="bob", reason="first"
+        )
         await world._tickets()
         return world
+
+    @classmethod
+    async def opened(cls, db: Database, folder: Path) -> World:
+        """The world that was made in this database and folder."""
+        lane = await Lane.open(db, "tests", KEYRING)
+        office = releases.office_of(db, lane, KEYRING, folder / "artifacts")
+        keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+        store = ArtifactStore(folder / "artifacts")
+        parts = PolicyParts(NAME, WORKFLOW.version, RULES.version)
+        return cls(office, Evidence(folder / "backtests"), store, keys, parts)
 
     async def _tickets(self) -> None:
         random = np.random.default_rng(11)
@@ -182,9 +190,7 @@ class World:
                 **common,
             )
         if is_live:
-            tickets = [each for each in admitted.results if isinstance(each, StoredTicket)]
-            assert len(tickets) == len(drawn)
-            await self.decide(tickets, policy)
+            await self.decide(admitted.tickets, policy)
         async with self.office.lane.unit() as unit:
             await outcomes.record(
                 unit,
@@ -232,21 +238,35 @@ class World:
         return self.artifacts.put_bundle(make_bundle(parts, self.keys))
 
     async def proposed(
-        self, digest: str | None, workflow: Workflow = WORKFLOW, **changed: Any
+        self,
+        digest: str | None,
+        workflow: Workflow = WORKFLOW,
+        *,
+        backtest: dict[str, Any] | None = None,
+        **changed: Any,
     ) -> Release:
         """A release of this model, in shadow, with a backtest that changes little."""
         parts = replace(self.rules, workflow_version=workflow.version, bundle_digest=digest)
         parts = replace(parts, **changed)
-        made = await releases.backtest_of(self.office, parts, **BACKTEST)
-        backtest = self.evidence.put(made.evidence, made.run)
-        release = await propose(self.office, parts, backtest, author="ann", reason="test")
+        made = await releases.backtest_of(self.office, parts, **(backtest or BACKTEST))
+        kept = self.evidence.put(made.evidence, made.run)
+        release = await propose(self.office, parts, kept, author="ann", reason="test")
         async with self.office.db.connection() as conn:
             await conn.execute(_PROGRESS, release.release_id, NOW)
         await releases.tell(self.office, release, Kind.SHADOW_STARTED)
         return release
 
-    async def shadow(self, release: Release, *, batch: int = 60) -> int:
-        """Score all live tickets by the candidate, batch by batch; how many it failed on."""
+    async def shadow(
+        self,
+        release: Release,
+        *,
+        batch: int = 60,
+        changed: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    ) -> int:
+        """Score all live tickets by the candidate, batch by batch; how many it failed on.
+
+        `changed` makes stored values others than it gives, called with the value and 1.
+        """
         policy = (await self.office.library.get(release.policy_hash)).policy
         async with self.office.db.connection() as conn:
             rows = [dict(row) for row in await conn.fetch(_LIVE, NAME)]
@@ -262,6 +282,9 @@ class World:
                         scores += _scores([row], policy)
                     except Exception:  # noqa: BLE001
                         failed += 1
+        for name, change in (changed or {}).items():
+            place = COLUMNS.index(name)
+            scores = [(*s[:place], change(s[place], 1), *s[place + 1 :]) for s in scores]
         async with self.office.db.connection() as conn:
             await conn.copy_records_to_table("ml_shadow_scores", records=scores, columns=COLUMNS)
         return failed

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-FRAME = frozenset({"__init__", "output", "exits", "session"})
+FRAME = frozenset({"__init__", "output", "exits", "release_gates", "session"})
 _FOLDER = Path(__file__).parent
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.cli import release_gates
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look, require_person
 from tiebreak.registry import records
@@ -17,6 +18,9 @@ from tiebreak.registry.records import ReleaseRecord
 NO_MODEL = "none"
 
 app = typer.Typer()
+
+
+app.command("gates")(release_gates.command)
 
 
 @app.callback()

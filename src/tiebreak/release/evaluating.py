@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from tiebreak.backtest.evidence import Evidence
+from tiebreak.errors import Conflict
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release import evaluations
 from tiebreak.release.evaluations import Evaluation
@@ -17,6 +18,12 @@ from tiebreak.release.gates import judge
 from tiebreak.release.gathering import InForce, gather, hash_of, in_force
 from tiebreak.release.releases import Office, Release, get
 from tiebreak.release.states import Kind, Stage, State, after
+
+
+class GatesBlock(Conflict):
+    """Not every gate passes."""
+
+    code = "gates_block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +65,14 @@ async def evaluate(
     office: Office,
     evidence: Evidence,
     release_id: UUID,
-    stage: Stage,
+    stage: Stage | None,
     *,
     actor: str,
     known_by: datetime | None = None,
 ) -> Evaluated:
     """Ask every gate of the workflow and keep the answer; labels count as known by a moment.
 
+    Without a stage it is the canary where the workflow asks for one and it has not been.
     Raises `NoSuchRelease`, and `NotInThisState` unless the release is in shadow or later.
     """
     release = await get(office.db, release_id)
@@ -72,6 +80,8 @@ async def evaluate(
         after(release.state, Kind.GATED)
     moment = known_by or datetime.now(UTC)
     plan = await in_force(office, release)
+    is_canary = plan.plan.canary == "required" and release.state is not State.READY
+    stage = stage or (Stage.CANARY if is_canary else Stage.PROMOTION)
     gathered = await gather(office, evidence, release, stage, plan.plan, known_by=moment)
     results = judge(gathered)
     told = _told(release, gathered, plan, results, moment)

@@ -26,6 +26,7 @@ from tiebreak.web.api import (
     health,
     lookups,
     outcomes,
+    release_gates,
     workflows,
 )
 from tiebreak.web.edge import Edge
@@ -42,6 +43,7 @@ ROUTERS = (
     lookups.router,
     outcomes.router,
     workflows.router,
+    release_gates.router,
     audit.router,
     health.router,
     describe.router,

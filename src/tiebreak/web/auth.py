@@ -40,6 +40,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "get_release_gates": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 
