@@ -50,6 +50,7 @@ from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry import records
 from tiebreak.release.releases import Office, Release, propose
 from tiebreak.release.states import Kind
+from tiebreak.settings import Keyring
 from tiebreak.store import admission, commit, outcomes
 from tiebreak.store.database import Database
 from tiebreak.store.starts import Starts
@@ -126,33 +127,44 @@ class World:
     keys: BundleKeys
     rules: PolicyParts
 
+    @property
+    def keyring(self) -> Keyring:
+        """The keys of everything here."""
+        return self.office.keyring
+
     @classmethod
-    async def made(cls, db: Database, folder: Path) -> World:
-        """Load, install the rules, import, admit live tickets, decide those, record outcomes."""
-        world = await cls.opened(db, folder)
+    async def made(
+        cls, db: Database, folder: Path, keyring: Keyring = KEYRING, *, is_installed: bool = True
+    ) -> World:
+        """Load, install the rules, import, admit live tickets, decide those, record outcomes.
+
+        Without anything installed nothing is decided.
+        """
+        world = await cls.opened(db, folder, keyring)
         lane = world.office.lane
         async with lane.unit() as unit:
             for person in ("ann", "bob"):
                 await ensure_person(unit, person, actor="tests")
         for version in (WORKFLOW, LEAKY):
             await versions.load(lane, version, RULES, author="ann", reason="test")
-        await records.install(
-            lane, KEYRING, world.rules, author="ann", approver="bob", reason="first"
-        )
-        await world._tickets()
+        if is_installed:
+            await records.install(
+                lane, keyring, world.rules, author="ann", approver="bob", reason="first"
+            )
+        await world._tickets(is_decided=is_installed)
         return world
 
     @classmethod
-    async def opened(cls, db: Database, folder: Path) -> World:
+    async def opened(cls, db: Database, folder: Path, keyring: Keyring = KEYRING) -> World:
         """The world that was made in this database and folder."""
-        lane = await Lane.open(db, "tests", KEYRING)
-        office = releases.office_of(db, lane, KEYRING, folder / "artifacts")
-        keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+        lane = await Lane.open(db, "tests", keyring)
+        office = releases.office_of(db, lane, keyring, folder / "artifacts")
+        keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
         store = ArtifactStore(folder / "artifacts")
         parts = PolicyParts(NAME, WORKFLOW.version, RULES.version)
         return cls(office, Evidence(folder / "backtests"), store, keys, parts)
 
-    async def _tickets(self) -> None:
+    async def _tickets(self, *, is_decided: bool) -> None:
         random = np.random.default_rng(11)
         starts = Starts()
         policy = (await self.office.library.build(self.rules)).policy
@@ -160,10 +172,15 @@ class World:
             moment = FIRST + timedelta(days=day)
             is_live = moment >= LIVE_FROM
             drawn = _drawn(random, LIVE_A_DAY if is_live else IMPORTED_A_DAY, day, moment)
-            await self._day(drawn, moment, is_live, policy, starts)
+            await self._day(drawn, moment, is_live, policy if is_decided else None, starts)
 
     async def _day(
-        self, drawn: list[Any], moment: datetime, is_live: bool, policy: Policy, starts: Starts
+        self,
+        drawn: list[Any],
+        moment: datetime,
+        is_live: bool,
+        policy: Policy | None,
+        starts: Starts,
     ) -> None:
         schema, plan = ticket_schema(WORKFLOW), HistoryPlan(WORKFLOW)
         kept = [
@@ -174,7 +191,7 @@ class World:
             submission(schema, key, None, fields)
             for (key, _, _), fields in zip(drawn, kept, strict=True)
         ]
-        common: dict[str, Any] = {"keyring": KEYRING}
+        common: dict[str, Any] = {"keyring": self.keyring}
         async with self.office.lane.unit() as unit:
             admitted = await admission.admit(
                 unit,
@@ -189,7 +206,7 @@ class World:
                 origin="live" if is_live else "import",
                 **common,
             )
-        if is_live:
+        if is_live and policy is not None:
             await self.decide(admitted.tickets, policy)
         async with self.office.lane.unit() as unit:
             await outcomes.record(
@@ -205,12 +222,23 @@ class World:
                 **common,
             )
 
-    async def decide(self, tickets: Sequence[StoredTicket], policy: Policy) -> None:
+    async def decide_again(self, policy_hash: str) -> None:
+        """Decide all live tickets by another policy, as `tickets decide-again` would."""
+        policy = (await self.office.library.get(policy_hash)).policy
+        schema = ticket_schema(policy.workflow)
+        async with self.office.db.connection() as conn:
+            rows = [dict(row) for row in await conn.fetch(_LIVE, NAME)]
+        tickets = [StoredTicket.from_row(row, schema) for row in rows]
+        await self.decide(tickets, policy, ordinal=2)
+
+    async def decide(
+        self, tickets: Sequence[StoredTicket], policy: Policy, ordinal: int = 1
+    ) -> None:
         """Commit the policy's decisions, as serving would."""
         rows = decision_rows(
             tickets,
             decide_stored(tickets, ticket_schema(WORKFLOW), policy),
-            ordinals=[1] * len(tickets),
+            ordinals=[ordinal] * len(tickets),
             decided_at=datetime.now(UTC),
             fingerprint=engine_fingerprint().hash,
         )
@@ -225,7 +253,7 @@ class World:
             self.office.db,
             workflow,
             known_by=LIVE_FROM - timedelta(minutes=1),
-            entity_secret=KEYRING.entity_key,
+            entity_secret=self.keyring.entity_key,
         )
         if shuffled:
             snapshot = replace(snapshot, label=snapshot.label.shuffle(seed=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests import releases
-from tests.candidates import BACKTEST, LEAKY, WORKFLOW, World
+from tests.candidates import BACKTEST, LEAKY, RULES, WORKFLOW, World
 from tests.databases import DatabaseUrls, execute, run
 
 from tiebreak.core.model import ONNX
@@ -20,6 +21,7 @@ from tiebreak.release import evaluations
 from tiebreak.release.approvals import NotGated, approve
 from tiebreak.release.evaluating import Evaluated, evaluate
 from tiebreak.release.gate_results import Result, Verdict
+from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release
 from tiebreak.release.states import Kind, NotInThisState, Stage
 from tiebreak.store.database import Database
@@ -261,6 +263,43 @@ async def test_rules_of_another_version_are_gated_by_bands(world: World) -> None
     assert gate(found, "pr_auc").figure == 0
 
 
+async def test_the_first_policy_ever_is_gated_against_its_own_rules(
+    db: Database, tmp_path: Path, bundles: Mapping[str, Mapping[str, bytes]]
+) -> None:
+    world = await World.made(db, tmp_path, is_installed=False)
+    release = await world.proposed(world.bundled(dict(bundles["sound"])))
+    assert release.base_seq == 0
+    await world.shadow(release)
+    found = await evaluated(world, release)
+    assert blocking(found) == {}, telling(found)
+    assert gate(found, "replay").detail["decisions"] == 0
+    assert gate(found, "pr_auc").detail["candidate"] > gate(found, "pr_auc").detail["production"]
+
+
+async def test_only_decisions_of_todays_production_are_compared(
+    db: Database, tmp_path: Path, bundles: Mapping[str, Mapping[str, bytes]]
+) -> None:
+    world = await World.made(db, tmp_path)
+    shuffled, sound = (world.bundled(dict(bundles[name])) for name in ("shuffled", "sound"))
+    first, second = await world.proposed(sound), await world.proposed(shuffled)
+    await world.shadow(first)
+    await world.shadow(second)
+    await evaluated(world, first)
+    await approve(world.office, first.release_id, Stage.PROMOTION, approver="bob")
+    await promote(world.office, first.release_id, author="ann", reason="test")
+    moved = await evaluated(world, second)  # against what was there when it was proposed
+    assert gate(moved, "current").verdict is Verdict.FAIL
+    assert moved.evaluation is None
+    third = await world.proposed(shuffled)
+    assert gate(await evaluated(world, third), "volume").figure == 0
+    await world.decide_again(first.policy_hash)
+    found = await evaluated(world, third)
+    assert gate(found, "volume").figure == 1_200
+    assert gate(found, "pr_auc").verdict is Verdict.FAIL
+    assert gate(found, "pr_auc").detail["production"] > 0.6  # its score, not its rules' points
+    assert gate(found, "latency").detail["times"] is not None
+
+
 async def test_a_release_that_is_not_in_shadow_is_not_gated(world: World, sound: str) -> None:
     release = await world.proposed(sound)
     await releases.tell(world.office, release, Kind.SHADOW_STOPPED)
@@ -273,9 +312,7 @@ async def test_slices_and_limits_come_from_the_version_in_production(
 ) -> None:
     loose = WORKFLOW.release.model_copy(update={"slices": (), "canary": "required"})
     version = WORKFLOW.model_copy(update={"release": loose})
-    await versions.load(
-        world.office.lane, version, RuleSet(rules=_rules()), author="ann", reason="t"
-    )
+    await versions.load(world.office.lane, version, RULES, author="ann", reason="test")
     release = await world.proposed(sound, version)
     await world.shadow(release)
     found = await evaluated(world, release, None)
