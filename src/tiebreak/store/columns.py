@@ -20,6 +20,15 @@ _HEADER_BYTES, _TRAILER_BYTES = 19, 2  # of a binary COPY without extensions
 _EPOCH_2000 = np.datetime64("2000-01-01", "us").astype(np.int64)  # Postgres counts from there
 FETCHED = 50_000
 
+# All rows are wanted, not the first ones soon, and their joins shall stay in memory; without a loop
+# over an index for each row, which Postgres chooses where it has no statistics yet.
+_FOR_MANY_ROWS = """
+    SET LOCAL work_mem = '128MB';
+    SET LOCAL cursor_tuple_fraction = 1;
+    SET LOCAL enable_nestloop = off;
+    SET LOCAL jit = off
+"""
+
 
 async def fixed(db: Database, query: str, *arguments: object, types: Mapping[str, str]) -> Columns:
     """The rows of a query as columns; none of its values may be NULL.
@@ -59,7 +68,8 @@ async def fixed(db: Database, query: str, *arguments: object, types: Mapping[str
         if len(rest) >= FETCHED * wire.itemsize:
             take((len(rest) - _TRAILER_BYTES) // wire.itemsize)
 
-    async with db.connection() as conn:
+    async with db.connection() as conn, conn.transaction(readonly=True):
+        await conn.execute(_FOR_MANY_ROWS)
         await conn.copy_from_query(query, *arguments, output=receive, format="binary")
     take((len(rest) - _TRAILER_BYTES) // wire.itemsize)
     return np.concatenate(parts)
@@ -75,6 +85,7 @@ async def frames(
 ) -> AsyncGenerator[pl.DataFrame]:
     """The rows of a query with texts among them, in frames; memory holds one."""
     async with db.connection() as conn, conn.transaction(readonly=True):
+        await conn.execute(_FOR_MANY_ROWS)
         cursor = await conn.cursor(query, *arguments)
         while rows := await cursor.fetch(FETCHED):
             yield pl.DataFrame(
