@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -75,17 +76,11 @@ async def read_scored(
     db: Database, pair: Pair, workflow: Workflow, *, known_by: datetime
 ) -> Scored:
     """All tickets that the candidate scored and that production, as it is today, decided."""
-    if pair.production is None:
-        columns = await fixed(db, _ALONE, pair.workflow, pair.policy_hash, types=_TYPES)
-    else:
-        arguments = (pair.workflow, pair.policy_hash, pair.production)
-        columns = await fixed(db, _BESIDE, *arguments, types=_TYPES)
-    columns = _newest(columns)
-    truth = np.full(len(columns), -1, dtype=np.int8)
-    if workflow.label is not None and len(columns):
-        told = await _told(db, pair, workflow, known_by)
-        truth = _truth(columns, told, workflow, known_by)
-    return Scored(columns, truth)
+    if workflow.label is None:
+        columns = await _columns(db, pair)
+        return Scored(columns, np.full(len(columns), -1, dtype=np.int8))
+    columns, told = await asyncio.gather(_columns(db, pair), _told(db, pair, workflow, known_by))
+    return Scored(columns, _truth(columns, told, workflow, known_by))
 
 
 async def read_slices(
@@ -110,6 +105,15 @@ async def read_slices(
         "(none)" if value is None else value: np.sort(np.asarray(place, dtype=np.int64))
         for value, place in grouped.head(MOST_SLICES).iter_rows()
     }
+
+
+async def _columns(db: Database, pair: Pair) -> Columns:
+    if pair.production is None:
+        found = await fixed(db, _ALONE, pair.workflow, pair.policy_hash, types=_TYPES)
+    else:
+        arguments = (pair.workflow, pair.policy_hash, pair.production)
+        found = await fixed(db, _BESIDE, *arguments, types=_TYPES)
+    return _newest(found)
 
 
 def _newest(columns: Columns) -> Columns:

@@ -49,7 +49,6 @@ class Coverage:
 
     since: datetime | None
     through: datetime | None
-    decided: int
     unscored: int | None  # None: it scores a share of the tickets, so what it left is not told
     share: float  # of the tickets that the candidate is to score
     quarantine: str | None  # why it is in quarantine

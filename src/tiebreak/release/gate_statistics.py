@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 REPLICATES = 400
-RESAMPLED = 50_000  # labelled rows that are resampled at most: more would only take longer
+RESAMPLED = 20_000  # labelled rows that are resampled at most: more would only take longer
 BINS = 10
 
 

@@ -75,8 +75,11 @@ async def gather(
     seed = seed_of(release, known_by)
     scored = await read_scored(db, pair, candidate.workflow, known_by=known_by)
     events = await events_of(db, release.release_id)
-    coverage = await _coverage(db, release, pair, scored, events)
     sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
+    coverage, slices = await asyncio.gather(
+        _coverage(db, release, pair, scored, events),
+        _slices(db, pair, scored, plan, candidate.workflow),
+    )
     scores_again, missing = await sampler.scores(candidate)
     decisions_again = Again(0, 0, 0, None)
     if production is not None:
@@ -90,7 +93,7 @@ async def gather(
         plan=plan,
         seed=seed,
         scored=scored,
-        slices=await _slices(db, pair, scored, plan, candidate.workflow),
+        slices=slices,
         coverage=coverage,
         candidate=candidate,
         model_problem="" if loaded.problem is None else loaded.problem.message,
@@ -135,14 +138,12 @@ async def _coverage(
     async with db.connection() as conn:
         through = await conn.fetchval(_THROUGH, release.release_id)
         if since is None or through is None or not scored.count:
-            return Coverage(since, through, 0, None, share, quarantine)
+            return Coverage(since, through, None, share, quarantine)
         first = datetime.fromtimestamp(0, since.tzinfo) + _first(scored)
-        found = await conn.fetchrow(
+        unscored = await conn.fetchval(
             _UNSCORED, pair.workflow, pair.policy_hash, pair.production, min(since, first), through
         )
-    assert found is not None
-    unscored = found["unscored"] if share == 1.0 else None
-    return Coverage(since, through, found["decided"], unscored, share, quarantine)
+    return Coverage(since, through, unscored if share == 1.0 else None, share, quarantine)
 
 
 def _begun(event: Event) -> datetime:
@@ -252,14 +253,12 @@ def hash_of(scored: Scored) -> str:
 _PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _THROUGH = "SELECT through FROM shadow_progress WHERE release_id = $1"
 _UNSCORED = """
-    SELECT count(*) AS decided, count(*) FILTER (WHERE NOT is_scored) AS unscored
-    FROM (
-        SELECT DISTINCT d.as_of, d.ticket_id, d.revision, s.as_of IS NOT NULL AS is_scored
-        FROM decisions d LEFT JOIN ml_shadow_scores s
-            ON s.as_of = d.as_of AND s.workflow = d.workflow AND s.ticket_id = d.ticket_id
-            AND s.revision = d.revision AND s.policy_hash = $2
-        WHERE d.workflow = $1 AND d.policy_hash = $3 AND d.as_of >= $4 AND d.as_of <= $5
-          AND d.fired IS NOT NULL) AS decided
+    SELECT count(DISTINCT (d.ticket_id, d.revision)) FROM decisions d
+    WHERE d.workflow = $1 AND d.policy_hash = $3 AND d.as_of >= $4 AND d.as_of <= $5
+      AND d.fired IS NOT NULL AND NOT EXISTS (
+        SELECT FROM ml_shadow_scores s
+        WHERE s.as_of = d.as_of AND s.workflow = d.workflow AND s.ticket_id = d.ticket_id
+          AND s.revision = d.revision AND s.policy_hash = $2)
 """
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,

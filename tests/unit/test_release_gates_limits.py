@@ -60,7 +60,7 @@ def gathered(count: int = 10, plan: ReleasePlan | None = None, **columns: Any) -
         seed=1,
         scored=tickets,
         slices={},
-        coverage=Coverage(None, None, count, 0, 1.0, None),
+        coverage=Coverage(None, None, 0, 1.0, None),
         candidate=Policy.build(WORKFLOW, RuleSet()),
         model_problem="",
         production=None,
