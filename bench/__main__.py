@@ -25,6 +25,7 @@ NAMES = (
     "backtest",
     "history",
     "demote",
+    "gates",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

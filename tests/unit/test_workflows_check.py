@@ -10,6 +10,7 @@ import pytest
 
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.policy import Policy
+from tiebreak.core.release_plan import FlipLimits, VolumeLimits
 from tiebreak.core.workflow import HistoryFeature, RowFeature, Workflow
 from tiebreak.workflows.check import Checked, MistakenWorkflow, check_folder
 
@@ -148,6 +149,68 @@ def test_the_family_is_part_of_the_version_where_it_is_not_the_default(tmp_path:
     assert Workflow.model_validate_json(plain.model_dump_json()) == plain
     assert Workflow.model_validate_json(chosen.model_dump_json()) == chosen
     assert "family" not in plain.model_dump()  # so versions from before it keep their names
+
+
+RELEASE = """\
+release:
+  canary: required
+  canary_steps:
+    - {percent: 10, hours: 1.5, tickets: 50}
+    - {percent: 40, hours: 6, tickets: 200}
+  reviews_per_day: 120
+  approval_hours: 8
+  missed_cost: 900
+  needless_cost: 15
+  slices: [road]
+  gates:
+    volume: {tickets: 300, days: 2}
+    pr_auc: {margin: 0.05}
+    shift: null
+    replay: {sample: 500}
+"""
+
+
+def test_the_way_of_a_release_is_part_of_the_version_where_it_is_told(tmp_path: Path) -> None:
+    plain, told_of = check(tmp_path), check(tmp_path, workflow=WORKFLOW + RELEASE)
+    assert told(told_of) == []
+    plan = told_of.workflow.release
+    assert plan.canary == "required"
+    assert [step.percent for step in plan.canary_steps] == [10, 40]
+    assert plan.gates.volume == VolumeLimits(tickets=300, days=2)
+    assert plan.gates.shift is None
+    assert plan.gates.flips == FlipLimits()
+    assert plain.workflow.version != told_of.workflow.version
+    assert "release" not in plain.workflow.model_dump()  # versions from before keep their names
+    for checked in (plain, told_of):
+        again = Workflow.model_validate_json(checked.workflow.model_dump_json())
+        assert again == checked.workflow
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what"),
+    [
+        ("volume: {", "volme: {", 32, "unknown key `volme`|did you mean `volume`?"),
+        ("margin: 0.05", "margn: 0.05", 33, "unknown key `margn`|did you mean `margin`?"),
+        ("margin: 0.05", "margin: 0", 33, "`gates.pr_auc.margin` should be greater than 0"),
+        ("sample: 500", "sample: 5", 35, "should be greater than or equal to 20"),
+        ("replay: {sample: 500}", "replay: null", 35, "`gates.replay` must be a mapping"),
+        ("tickets: 50}", "tikets: 50}", 24, "unknown key `tikets`|did you mean `tickets`?"),
+        ("percent: 40", "percent: 10", 25, "`percent` must rise from step to step|more than 10"),
+        ("canary: required", "canary: requird", 22, "did you mean `required`?"),
+        ("[road]", "[raod]", 30, "unknown field `raod`|did you mean `road`?"),
+        ("[road]", "[remarks]", 30, "`remarks` is no field to tell tickets apart by"),
+        ("approval_hours: 8", "approval_hours: 800", 27, "less than or equal to 744"),
+        ("  needless_cost: 15\n", "", 28, "a cost is compared with the other"),
+    ],
+)
+def test_each_mistake_in_the_way_of_a_release(
+    tmp_path: Path, old: str, new: str, line: int, what: str
+) -> None:
+    assert old in RELEASE
+    found = told(check(tmp_path, workflow=WORKFLOW + RELEASE.replace(old, new, 1)))
+    if what.startswith("unknown key `tikets`"):  # what is missing there is told once
+        found = [each for each in found if "tikets" in each[1]]
+    assert [(where, what in text) for where, text in found] == [(f"workflow.yaml:{line}", True)]
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:

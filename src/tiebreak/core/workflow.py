@@ -15,6 +15,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Constraint
 
+from tiebreak.core.release_plan import ReleasePlan
+
 Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
 LabelSource = Literal["outcome", "adjudicated", "review"]
@@ -244,6 +246,9 @@ class Workflow(_Frozen):
     # left out where it is the default, so that versions from before it was there keep their names
     family: FamilyChoice = Constraint(default="xgboost", exclude_if=lambda x: x == "xgboost")
     retention: Retention = Retention()
+    release: ReleasePlan = Constraint(
+        default=ReleasePlan(), exclude_if=lambda plan: plan == ReleasePlan()
+    )
 
     @property
     def version(self) -> str:

@@ -107,6 +107,11 @@ class PolicyLibrary:
         loaded = await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
         return loaded if loaded.problem is not None else self._keep(loaded.policy)
 
+    async def verified(self, parts: PolicyParts) -> LoadedPolicy:
+        """The policy built from its bundle's bytes as they are now. Raises `UnknownVersion`."""
+        recipe = await self.recipe(parts)
+        return await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
+
     async def recipe(self, parts: PolicyParts) -> Recipe:
         """The stored versions that the parts name. Raises `UnknownVersion`."""
         versions = tables.workflow_versions

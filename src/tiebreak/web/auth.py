@@ -65,6 +65,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "rollback_production": ENGINEERS,
     "demote_production": DEMOTERS,
     "countersign_demotion": APPROVERS,
+    "get_release_gates": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

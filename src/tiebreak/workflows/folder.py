@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.unfit import Unfit
 from tiebreak.core.workflow import (
@@ -43,6 +44,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "workflow.yaml": (
         "name", "title", "description", "ticket_id", "time", "calendar", "fields",
         "outcome_fields", "events", "entities", "label", "family", "knobs", "retention",
+        "release",
     ),
     "features.yaml": ("features",),
     "rules.yaml": ("rules",),
@@ -72,6 +74,7 @@ class _Top(_Head):
     label: object = None
     knobs: object = None
     retention: object = None
+    release: object = None
 
 
 def read_draft(folder: Path) -> Draft:
@@ -139,6 +142,7 @@ class _Reading:
             knobs=self._one("knobs", Knobs) or Knobs(),
             label=label,
             retention=self._one("retention", Retention) or Retention(),
+            release=self._one("release", ReleasePlan) or ReleasePlan(),
         )
         rules = RuleSet(rules=tuple(self._rules(calendar)))
         examples = self._examples()

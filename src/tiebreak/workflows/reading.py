@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from tiebreak.core.suggestions import did_you_mean
-from tiebreak.workflows.source import Mapping, Mistake, Node, Place, Scalar, descend, plain
+from tiebreak.workflows.source import (
+    Mapping,
+    Mistake,
+    Node,
+    Place,
+    Scalar,
+    Sequence,
+    descend,
+    plain,
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -122,16 +131,23 @@ def _mistake(
 
 def _unknown_key(kind: type[BaseModel], node: Mapping, path: tuple[str | int, ...]) -> Mistake:
     owner: Node = node
-    fields = kind.model_fields
+    model = kind
     for step in path[:-1]:
         if isinstance(owner, Mapping):
             owner = owner.entries[str(step)]
-        annotation = fields[str(step)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            fields = annotation.model_fields
+            model = _model_in(model.model_fields[str(step)].annotation) or model
+        elif isinstance(owner, Sequence):
+            owner = owner.items[int(step)]
     name = str(path[-1])
     place = owner.keys[name] if isinstance(owner, Mapping) else owner.place
-    return Mistake(place, "unknown_key", f"unknown key `{name}`", did_you_mean(name, fields))
+    hint = did_you_mean(name, model.model_fields)
+    return Mistake(place, "unknown_key", f"unknown key `{name}`", hint)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, which may be optional or a tuple of models."""
+    choices = get_args(annotation) or (annotation,)
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _quoted(expected: str) -> list[str]:

@@ -9,6 +9,7 @@ from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import Field, FieldType, HistoryFeature, Knobs, Rule
 from tiebreak.workflows.calendars import time_zones, unknown_time_zone
 from tiebreak.workflows.draft import Draft
+from tiebreak.workflows.releasing import check_release
 
 RESERVED = ("as_of", "ticket_hash")
 _NUMERIC = (FieldType.INTEGER, FieldType.NUMBER)
@@ -28,6 +29,7 @@ def check_structure(draft: Draft) -> None:
     _sources(draft)
     _time(draft)
     _knobs(draft)
+    check_release(draft)
     for feature in workflow.features:
         if isinstance(feature, HistoryFeature):
             _history(draft, feature)

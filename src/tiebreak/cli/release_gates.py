@@ -1,0 +1,64 @@
+"""Ask the gates before a release's canary or promotion, and keep what they say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tiebreak.backtest.evidence import Evidence
+from tiebreak.cli import exits
+from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.release import releases
+from tiebreak.release.evaluating import Evaluated, GatesBlock, evaluate
+from tiebreak.release.gate_results import Result, Verdict
+from tiebreak.release.releases import Office
+from tiebreak.release.states import Stage
+
+
+def command(
+    release: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first digits.")],
+    stage: Annotated[
+        Stage | None, typer.Option(help="What comes after the gates; default: what comes next.")
+    ] = None,
+    person: PersonOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask the gates before a release's canary or promotion, and keep what they say.
+
+    Ends with exit code 5 unless every gate passes.
+
+    Example: `tiebreak release gates 3f2a --stage promotion`
+    """
+    output = Output(as_json=json)
+
+    async def work(session: Session) -> Evaluated:
+        found = await releases.find(session.db, release)
+        office = Office(session.db, session.lane, session.keyring, session.library())
+        evidence = Evidence.of(session.settings)
+        return await evaluate(office, evidence, found.release_id, stage, actor=session.person)
+
+    told = act(person, work)
+    rows = [_row(result) for result in told.results]
+    title = f"Gates before {told.stage} of {told.release.workflow} {told.release.policy_hash[:12]}"
+    columns = ("gate", "verdict", "figure", "limit", "what it saw")
+    output.result(told.as_data(), table(title, columns, rows))
+    blocking = [result for result in told.results if result.verdict is not Verdict.PASS]
+    for result in blocking:
+        output.note(f"{result.gate}: {result.hint}")
+    if told.is_passed:
+        output.note("Every gate passes: somebody else than its author may approve it.")
+        return
+    if told.evaluation is None:
+        output.note("This was not kept: the candidate cannot go on as it is.")
+    raise typer.Exit(exits.exit_code(GatesBlock()))
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    figure, limit = (_number(value) for value in (result.figure, result.limit))
+    return result.gate, result.verdict, figure, limit, result.sentence
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4g}"

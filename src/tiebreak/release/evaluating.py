@@ -1,0 +1,121 @@
+"""Evaluating: the gates before a stage asked, and their answer kept with all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from tiebreak.backtest.evidence import Evidence
+from tiebreak.errors import Conflict
+from tiebreak.fingerprint import engine_fingerprint
+from tiebreak.release import evaluations
+from tiebreak.release.evaluations import Evaluation
+from tiebreak.release.gate_results import Gathered, Result, passed
+from tiebreak.release.gates import judge
+from tiebreak.release.gathering import InForce, gather, hash_of, in_force
+from tiebreak.release.releases import Office, Release, get
+from tiebreak.release.states import Kind, Stage, State, after
+
+
+class GatesBlock(Conflict):
+    """Not every gate passes."""
+
+    code = "gates_block"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What the gates said of a release.
+
+    `evaluation` is None where it cannot be kept, because the candidate is in quarantine or
+    production moved; then it never passes.
+    """
+
+    release: Release
+    stage: Stage
+    results: Sequence[Result]
+    evaluation: Evaluation | None
+    told: dict[str, Any]
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the release may be approved for the stage."""
+        return self.evaluation is not None and self.evaluation.is_passed
+
+    def as_data(self) -> dict[str, Any]:
+        """The evaluation as plain data."""
+        kept = self.evaluation
+        return {
+            "release_id": str(self.release.release_id),
+            "workflow": self.release.workflow,
+            "policy_hash": self.release.policy_hash,
+            "production_seq": self.release.base_seq,
+            "stage": self.stage.value,
+            "is_passed": self.is_passed,
+            "evaluation_id": None if kept is None else str(kept.evaluation_id),
+            "evaluated_at": None if kept is None else kept.evaluated_at.isoformat(),
+            **self.told,
+        }
+
+
+async def evaluate(
+    office: Office,
+    evidence: Evidence,
+    release_id: UUID,
+    stage: Stage | None,
+    *,
+    actor: str,
+    known_by: datetime | None = None,
+) -> Evaluated:
+    """Ask every gate of the workflow and keep the answer; labels count as known by a moment.
+
+    Without a stage it is the canary where the workflow asks for one and it has not been.
+    Raises `NoSuchRelease`, and `NotInThisState` unless the release is in shadow or later.
+    """
+    release = await get(office.db, release_id)
+    if release.state is not State.QUARANTINED:
+        after(release.state, Kind.GATED)
+    moment = known_by or datetime.now(UTC)
+    plan = await in_force(office, release)
+    is_canary = plan.plan.canary == "required" and release.state is not State.READY
+    stage = stage or (Stage.CANARY if is_canary else Stage.PROMOTION)
+    gathered = await gather(office, evidence, release, stage, plan.plan, known_by=moment)
+    results = judge(gathered)
+    told = _told(release, gathered, plan, results, moment)
+    is_kept = release.state is not State.QUARANTINED
+    is_kept = is_kept and gathered.production_seq == release.base_seq
+    kept = None
+    if is_kept:
+        kept = await evaluations.record(
+            office, release, stage, is_passed=passed(results), results=told, actor=actor
+        )
+    return Evaluated(release, stage, results, kept, told)
+
+
+def _told(
+    release: Release,
+    gathered: Gathered,
+    plan: InForce,
+    results: Sequence[Result],
+    known_by: datetime,
+) -> dict[str, Any]:
+    """All that is needed to check the answer later."""
+    candidate, production = gathered.candidate, gathered.production
+    return {
+        "gates": [result.as_data() for result in results],
+        "plan": plan.plan.model_dump(mode="json"),
+        "plan_of": plan.workflow_version,
+        "known_by": known_by.isoformat(),
+        "seed": gathered.seed,
+        "fingerprint": engine_fingerprint().hash,
+        "evidence": {
+            "tickets": gathered.scored.count,
+            "shadow": hash_of(gathered.scored),
+            "backtest": release.backtest_id,
+            "bundle_digest": candidate.parts.bundle_digest,
+            "production": None if production is None else production.hash,
+        },
+    }

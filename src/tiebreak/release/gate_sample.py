@@ -1,0 +1,202 @@
+"""A sample of shadow scores and decisions, made again: the same bits, how fast, what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tiebreak.core.arbitrate import Route
+from tiebreak.core.decide import Decisions, decide
+from tiebreak.core.policy import Policy
+from tiebreak.core.stored import Columns, loaded_columns
+from tiebreak.core.tickets import ticket_schema
+from tiebreak.decisions.replay import EXPECTED, SCORE_TOLERANCE, Cause, replay
+from tiebreak.fingerprint import engine_fingerprint
+from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.release.gate_columns import Pair
+from tiebreak.release.gate_results import Again, Missing
+from tiebreak.store import contexts, kept
+from tiebreak.store.database import Database
+
+Row = dict[str, Any]
+EXACT = ("band", "route", "rules_band", "model_band", "hard_floor", "is_tie")
+CLOSE = ("margin", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """What is drawn: so many tickets by a seed, the same ones for the same seed."""
+
+    db: Database
+    library: PolicyLibrary
+    entity_secret: bytes
+    pair: Pair
+    seed: int
+    size: int
+
+    async def scores(self, policy: Policy) -> tuple[Again, Missing | None]:
+        """Shadow scores made again by the candidate, and what its features miss."""
+        async with self.db.connection() as conn:
+            rows = [dict(row) for row in await conn.fetch(_SCORES, *self._drawn)]
+            keys = (self.pair.workflow, self.seed, self.size)
+            past = [dict(row) for row in await conn.fetch(_IMPORTED, *keys)]
+        if not rows:
+            return Again(0, 0, 0, None), None
+        try:
+            given = await self._given(rows, policy)
+            decisions, seconds = await asyncio.to_thread(_timed, given, policy)
+            missing = await self._missing(rows, decisions, past, policy)
+        except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - it is told
+            # Its name alone: messages of libraries may quote values.
+            problem = f"The candidate fails on the sample: {type(error).__name__}."
+            return Again(len(rows), len(rows), 0, None, problem), None
+        return _again(rows, decisions, seconds), missing
+
+    async def decisions(self, production: Policy) -> Again:
+        """Production's decisions on the same tickets, replayed."""
+        async with self.db.connection() as conn:
+            drawn = await conn.fetch(_DECISIONS, *self._drawn, self.pair.production)
+            found = [dict(row) for row in drawn]
+            tickets = [dict(row) for row in await conn.fetch(_TICKETS, *self._drawn)]
+        by_key = {_key(row): row for row in tickets}
+        pairs = [(row, by_key[_key(row)]) for row in found if _key(row) in by_key]
+        if not pairs:
+            return Again(0, 0, 0, None)
+
+        report = await replay(_whole(pairs), self.library)
+        given = await self._given([ticket for _, ticket in pairs], production)
+        _, seconds = await asyncio.to_thread(_timed, given, production)
+        compared = report.total - report.counts[Cause.ERASED]
+        different = sum(n for cause, n in report.counts.items() if cause not in EXPECTED)
+        return Again(compared, different, report.counts[Cause.FINGERPRINT], seconds)
+
+    @property
+    def _drawn(self) -> tuple[str, str, int, int]:
+        return self.pair.workflow, self.pair.policy_hash, self.seed, self.size
+
+    async def _given(self, rows: Sequence[Row], policy: Policy) -> Columns:
+        """The tickets as the policy takes them; context that they were not given, from the log."""
+        plan = policy.features_plan.history
+        fields, context = loaded_columns(rows, ticket_schema(policy.workflow), plan.context_columns)
+        if not any(column.null_count() for column in context):
+            return fields, context
+        async with self.db.connection() as conn, conn.transaction(readonly=True):
+            log = await kept.kept(conn, policy.workflow.name, plan)
+            whole = await contexts.complete(conn, log, fields, context, self.entity_secret)
+        return fields, whole
+
+    async def _missing(
+        self, rows: Sequence[Row], decisions: Decisions, past: Sequence[Row], policy: Policy
+    ) -> Missing | None:
+        if policy.model is None:
+            return None
+        names = [spec.name for spec in policy.model.features]
+        is_live = pl.Series([row["origin"] == "live" for row in rows], dtype=pl.Boolean)
+        live = decisions.frame.filter(is_live)
+        imported = live.clear()
+        if past:
+            imported, _ = policy.features_plan.columns(*await self._given(past, policy))
+        return Missing(_absent(live, names), _absent(imported, names), live.height, len(past))
+
+
+async def _whole(pairs: Sequence[tuple[Row, Row]]) -> AsyncIterator[Sequence[tuple[Row, Row]]]:
+    yield pairs
+
+
+def _timed(given: Columns, policy: Policy) -> tuple[Decisions, float]:
+    """Decisions, and seconds a ticket once everything is compiled."""
+    decide(given[0].head(2), given[1].head(2), policy)
+    begun = time.perf_counter()
+    decisions = decide(*given, policy)
+    return decisions, (time.perf_counter() - begun) / decisions.height
+
+
+def _again(rows: Sequence[Row], decisions: Decisions, seconds: float) -> Again:
+    """Equal columns are equal bits; other engines may differ by SCORE_TOLERANCE in scores."""
+    then, now = pl.DataFrame(_stored(rows)), pl.DataFrame(_made(decisions))
+    is_here = np.array([row["fingerprint"] == engine_fingerprint().hash for row in rows])
+    equal = np.ones(len(rows), dtype=np.bool_)
+    close = np.ones(len(rows), dtype=np.bool_)
+    for name in EXACT:
+        equal &= then[name].eq_missing(now[name]).to_numpy()
+    for name in CLOSE:
+        same = then[name].eq_missing(now[name]).to_numpy()
+        gap = (then[name] - now[name]).abs().fill_null(float("inf")).to_numpy()
+        close &= same | (gap <= SCORE_TOLERANCE)
+        is_same = same | (~is_here & (gap <= SCORE_TOLERANCE))
+        equal &= is_same
+    return Again(len(rows), int((~equal).sum()), int((equal & ~is_here).sum()), seconds)
+
+
+def _stored(rows: Sequence[Row]) -> Mapping[str, pl.Series]:
+    types = {**dict.fromkeys(EXACT, pl.Int64), **dict.fromkeys(CLOSE, pl.Float64)}
+    types |= {"route": pl.String, "is_tie": pl.Boolean}
+    return {name: pl.Series([row[name] for row in rows], dtype=t) for name, t in types.items()}
+
+
+def _made(decisions: Decisions) -> Mapping[str, pl.Series]:
+    verdict, rules, model = decisions.arbitration, decisions.rules, decisions.model
+    count = decisions.height
+    nothing = pl.Series([None] * count, dtype=pl.Float64)
+    floor = pl.Series(rules.hard_floor.astype(np.int64))
+    labels = np.array([route.label for route in Route])
+    return {
+        "band": pl.Series(verdict.band.astype(np.int64)),
+        "route": pl.Series(labels[verdict.route].tolist(), dtype=pl.String),
+        "rules_band": pl.Series(rules.band.astype(np.int64)),
+        "model_band": nothing.cast(pl.Int64)
+        if model is None
+        else pl.Series(model.band.astype(np.int64)),
+        "hard_floor": floor.set(floor == 0, None),
+        "is_tie": pl.Series(verdict.is_tie),
+        "margin": nothing if model is None else pl.Series(model.margin),
+        "score": nothing if model is None else pl.Series(model.score),
+    }
+
+
+def _absent(frame: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:
+    """The share of rows in which each feature is null or NaN; nothing is missing of no rows."""
+    if not frame.height:
+        return dict.fromkeys(names, 0.0)
+    is_absent = [
+        (pl.col(n).is_null() | (pl.col(n).is_nan() if frame[n].dtype.is_float() else False)).mean()
+        for n in names
+    ]
+    found = frame.select(each.alias(name) for each, name in zip(is_absent, names, strict=True))
+    return dict(zip(names, (float(value) for value in found.row(0)), strict=True))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["as_of"], row["ticket_id"], row["revision"]
+
+
+_DRAWN = """
+    SELECT s.* FROM ml_shadow_scores s WHERE s.workflow = $1 AND s.policy_hash = $2
+    ORDER BY hashtextextended(s.ticket_id, $3), s.revision LIMIT $4
+"""
+_OF = """
+    t.as_of = s.as_of AND t.workflow = s.workflow AND t.ticket_id = s.ticket_id
+    AND t.revision = s.revision
+"""
+_SCORES = f"""
+    SELECT s.*, t.content, t.context, t.ticket_hash, t.origin
+    FROM ({_DRAWN}) s JOIN tickets t ON {_OF}
+    WHERE t.content IS NOT NULL ORDER BY t.as_of, t.ticket_id, t.revision
+"""  # noqa: S608
+_TICKETS = f"SELECT t.* FROM ({_DRAWN}) s JOIN tickets t ON {_OF} WHERE t.content IS NOT NULL"  # noqa: S608
+_DECISIONS = f"SELECT t.* FROM ({_DRAWN}) s JOIN decisions t ON {_OF} AND t.policy_hash = $5"  # noqa: S608
+_IMPORTED = """
+    SELECT t.as_of, t.content, t.context, t.ticket_hash FROM (
+        SELECT k.as_of, k.workflow, k.ticket_id, k.revision FROM ticket_keys k
+        WHERE k.workflow = $1 AND k.origin = 'import'
+        ORDER BY hashtextextended(k.ticket_id, $2), k.revision LIMIT $3) s
+    JOIN tickets t ON t.as_of = s.as_of AND t.workflow = s.workflow
+        AND t.ticket_id = s.ticket_id AND t.revision = s.revision
+    WHERE t.content IS NOT NULL
+"""

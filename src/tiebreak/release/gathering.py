@@ -1,0 +1,280 @@
+"""Gathering: all that the gates look at, read from the store and made again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tiebreak.backtest.evidence import AlteredBacktest, Evidence, NoSuchBacktest
+from tiebreak.core.policy import Policy
+from tiebreak.core.release_plan import ReleasePlan
+from tiebreak.core.workflow import Workflow
+from tiebreak.release.events import Event, events_of
+from tiebreak.release.gate_columns import (
+    DAY_MICROSECONDS,
+    REVIEW,
+    Pair,
+    Scored,
+    read_scored,
+    read_slices,
+)
+from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered
+from tiebreak.release.gate_sample import Sampler
+from tiebreak.release.gate_statistics import Compared, compare
+from tiebreak.release.releases import Office, Release
+from tiebreak.release.states import Kind, Stage, State
+from tiebreak.store.database import Database
+
+Floats = NDArray[np.float64]
+LEAST_OF_EITHER = 2  # labels, below which nothing is compared
+LEAST_CAPACITY = 0.01  # share of tickets, where production sends hardly any to review
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The release section that a candidate is held to, and whose version it stands in."""
+
+    plan: ReleasePlan
+    workflow_version: str
+
+
+async def in_force(office: Office, release: Release) -> InForce:
+    """The section of the version in production; where that has none, the candidate's."""
+    hashes = [await _production(office.db, release), release.policy_hash]
+    for policy_hash in hashes:
+        if policy_hash is not None:
+            recipe = await office.library.recipe(await office.library.parts(policy_hash))
+            if recipe.workflow.release != ReleasePlan() or policy_hash == release.policy_hash:
+                return InForce(recipe.workflow.release, recipe.parts.workflow_version)
+    raise AssertionError("the last one is always taken")
+
+
+async def gather(
+    office: Office,
+    evidence: Evidence,
+    release: Release,
+    stage: Stage,
+    plan: ReleasePlan,
+    *,
+    known_by: datetime,
+) -> Gathered:
+    """Everything about a release as it is now, with labels known by a moment."""
+    db, library = office.db, office.library
+    loaded = await library.verified(await library.parts(release.policy_hash))
+    candidate = loaded.policy
+    before = await _production(db, release)
+    production = None if before is None else (await library.get(before)).policy
+    pair = Pair(release.workflow, release.policy_hash, before)
+    seed = seed_of(release, known_by)
+    scored = await read_scored(db, pair, candidate.workflow, known_by=known_by)
+    events = await events_of(db, release.release_id)
+    sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
+    coverage, slices = await asyncio.gather(
+        _coverage(db, release, pair, scored, events),
+        _slices(db, pair, scored, plan, candidate.workflow),
+    )
+    scores_again, missing = await sampler.scores(candidate)
+    decisions_again = Again(0, 0, 0, None)
+    if production is not None:
+        decisions_again = await sampler.decisions(production)
+    ranking = _ranking(scored, candidate, production)
+    usable = scored.is_labelled & ~np.isnan(ranking[0]) & ~np.isnan(ranking[1])
+    capacity = _capacity(plan, scored, coverage)
+    backtest, problem = _backtest(evidence, release, before)
+    return Gathered(
+        stage=stage,
+        plan=plan,
+        seed=seed,
+        scored=scored,
+        slices=slices,
+        coverage=coverage,
+        candidate=candidate,
+        model_problem="" if loaded.problem is None else loaded.problem.message,
+        production=production,
+        base_seq=release.base_seq,
+        production_seq=await db.pool.fetchval("SELECT production_seq($1)", release.workflow),
+        scores_again=scores_again,
+        decisions_again=decisions_again,
+        missing=missing,
+        backtest=backtest,
+        backtest_problem=problem,
+        canary=await _canary(db, release, events),
+        reviewed=await _reviewed(db, pair),
+        compared=await asyncio.to_thread(_compared, ranking, usable, scored, capacity, seed),
+        ranking=ranking,
+        usable=usable,
+    )
+
+
+def seed_of(release: Release, known_by: datetime) -> int:
+    """The seed of an evaluation, of 62 bits; it follows from what is evaluated and when."""
+    text = f"{release.release_id}/{release.policy_hash}/{release.base_seq}/{known_by.isoformat()}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
+
+
+async def _production(db: Database, release: Release) -> str | None:
+    """The hash of the policy that the release was proposed against."""
+    async with db.connection() as conn:
+        return await conn.fetchval(_PRODUCTION, release.workflow, release.base_seq)
+
+
+async def _coverage(
+    db: Database, release: Release, pair: Pair, scored: Scored, events: list[Event]
+) -> Coverage:
+    starts = [event for event in events if event.kind is Kind.SHADOW_STARTED]
+    share = float(starts[-1].detail.get("share", 1.0)) if starts else 1.0
+    quarantine = None
+    if release.state is State.QUARANTINED:
+        told = next(e.detail for e in reversed(events) if e.kind is Kind.QUARANTINED)
+        quarantine = str(told.get("message", told.get("cause", "no reason is told.")))
+    since = min((_begun(event) for event in starts), default=None)
+    async with db.connection() as conn:
+        through = await conn.fetchval(_THROUGH, release.release_id)
+        if since is None or through is None or not scored.count:
+            return Coverage(since, through, None, share, quarantine)
+        first = datetime.fromtimestamp(0, since.tzinfo) + _first(scored)
+        unscored = await conn.fetchval(
+            _UNSCORED, pair.workflow, pair.policy_hash, pair.production, min(since, first), through
+        )
+    return Coverage(since, through, unscored if share == 1.0 else None, share, quarantine)
+
+
+def _begun(event: Event) -> datetime:
+    since = event.detail.get("since")
+    return event.at if since is None else datetime.fromisoformat(since)
+
+
+def _first(scored: Scored) -> timedelta:
+    """The first scored `as_of`, since 1970."""
+    from_2000 = timedelta(microseconds=int(scored["as_of"].min()))
+    return from_2000 + timedelta(days=10_957)
+
+
+def _ranking(scored: Scored, candidate: Policy, production: Policy | None) -> tuple[Floats, Floats]:
+    """What both are ranked by: the model's score, else the rules' points, else the band.
+
+    A candidate without a model has bands alone in shadow, so bands are compared then.
+    """
+    if candidate.parts.bundle_digest is None:
+        return scored["band"].astype(np.float64), scored["band_before"].astype(np.float64)
+    has_model = production is not None and production.parts.bundle_digest is not None
+    return scored["score"], scored["score_before" if has_model else "points_before"]
+
+
+def _capacity(plan: ReleasePlan, scored: Scored, coverage: Coverage) -> float:
+    """The share of the tickets that reviewers can look at."""
+    if not scored.count:
+        return LEAST_CAPACITY
+    if plan.reviews_per_day is None:
+        share = float((scored["route_before"] == REVIEW).mean())
+    else:
+        days = max(float(np.ptp(scored["as_of"])) / DAY_MICROSECONDS, 1.0)
+        share = plan.reviews_per_day * days * coverage.share / scored.count
+    return min(max(share, LEAST_CAPACITY), 1.0)
+
+
+def _compared(
+    ranking: tuple[Floats, Floats],
+    usable: NDArray[np.bool_],
+    scored: Scored,
+    capacity: float,
+    seed: int,
+) -> Compared | None:
+    truth = scored.truth[usable] == 1
+    if min(truth.sum(), (~truth).sum()) < LEAST_OF_EITHER:
+        return None
+    return compare(ranking[0][usable], ranking[1][usable], truth, share=capacity, seed=seed)
+
+
+async def _slices(
+    db: Database, pair: Pair, scored: Scored, plan: ReleasePlan, workflow: Workflow
+) -> dict[str, dict[str, NDArray[np.int64]]]:
+    known = {field.name for field in workflow.fields if not field.pii}
+    return {
+        field: await read_slices(db, pair, scored, field)
+        for field in plan.slices
+        if field in known and plan.gates.slices is not None
+    }
+
+
+def _backtest(
+    evidence: Evidence, release: Release, production: str | None
+) -> tuple[dict[str, Any] | None, str]:
+    """What the release's backtest found, or why it is no evidence."""
+    try:
+        found = evidence.get(release.backtest_id).evidence
+    except (NoSuchBacktest, AlteredBacktest) as error:
+        return None, f"Backtest {release.backtest_id[:12]}: {error.message}"
+    if found["policy_hash"] != release.policy_hash:
+        return None, "The backtest is of another policy."
+    if found["baseline"]["production"] != production:
+        return None, "The backtest compares with another policy than the one in production."
+    return dict(found), ""
+
+
+async def _canary(db: Database, release: Release, events: list[Event]) -> CanaryRun | None:
+    """The newest run of the canary."""
+    starts = [place for place, e in enumerate(events) if e.kind is Kind.CANARY_STARTED]
+    if not starts:
+        return None
+    since = [event.kind for event in events[starts[-1] :]]
+    is_finished = Kind.CANARY_FINISHED in since and Kind.CANARY_ROLLED_BACK not in since
+    async with db.connection() as conn:
+        begun = events[starts[-1]].at
+        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun)
+    assert row is not None
+    return CanaryRun(is_finished, row["decided"], row["failed"], row["below"])
+
+
+async def _reviewed(db: Database, pair: Pair) -> tuple[int, int]:
+    if pair.production is None:
+        return 0, 0
+    async with db.connection() as conn:
+        row = await conn.fetchrow(_REVIEWED, pair.workflow, pair.policy_hash, pair.production)
+    assert row is not None
+    return row["judged"], row["agreeing"]
+
+
+def hash_of(scored: Scored) -> str:
+    """SHA-256 in hex over the scored tickets and their labels, in order of tickets."""
+    digest = hashlib.sha256(orjson.dumps(scored.columns.dtype.names))
+    digest.update(scored.columns.tobytes())
+    digest.update(scored.truth.tobytes())
+    return digest.hexdigest()
+
+
+_PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
+_THROUGH = "SELECT through FROM shadow_progress WHERE release_id = $1"
+_UNSCORED = """
+    SELECT count(DISTINCT (d.ticket_id, d.revision)) FROM decisions d
+    WHERE d.workflow = $1 AND d.policy_hash = $3 AND d.as_of >= $4 AND d.as_of <= $5
+      AND d.fired IS NOT NULL AND NOT EXISTS (
+        SELECT FROM ml_shadow_scores s
+        WHERE s.as_of = d.as_of AND s.workflow = d.workflow AND s.ticket_id = d.ticket_id
+          AND s.revision = d.revision AND s.policy_hash = $2)
+"""
+_CANARY = """
+    SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
+           count(*) FILTER (WHERE band < hard_floor) AS below
+    FROM decisions WHERE workflow = $1 AND policy_hash = $2 AND decided_at >= $3
+"""
+_REVIEWED = """
+    SELECT count(*) AS judged,
+           count(*) FILTER (WHERE abs(f.band - s.band) < abs(f.band - d.band)) AS agreeing
+    FROM (
+        SELECT DISTINCT ON (workflow, ticket_id) workflow, ticket_id, band FROM ml_feedback
+        WHERE workflow = $1 ORDER BY workflow, ticket_id, ordinal DESC) f
+    JOIN ml_shadow_scores s ON s.workflow = f.workflow AND s.ticket_id = f.ticket_id
+        AND s.policy_hash = $2
+    JOIN decisions d ON d.as_of = s.as_of AND d.workflow = s.workflow
+        AND d.ticket_id = s.ticket_id AND d.revision = s.revision AND d.policy_hash = $3
+        AND d.ordinal = 1
+    WHERE s.band <> d.band
+"""
