@@ -84,6 +84,15 @@ class ApiSettings(_Section):
         return self.workers or min(MOST_WORKERS_BY_DEFAULT, len(os.sched_getaffinity(0)))
 
 
+class ShadowSettings(_Section):
+    """Candidates in shadow, each in a process of its own."""
+
+    batch_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Longest time to decide a batch; a candidate that takes longer is quarantined."""
+    memory_mib: Annotated[int, Field(ge=256)] = 2048
+    """Most memory of a candidate's process."""
+
+
 class LogSettings(_Section):
     """Logs, which carry decision ids and never personal data."""
 
@@ -148,6 +157,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
     api: ApiSettings = ApiSettings()
+    shadow: ShadowSettings = ShadowSettings()
     log: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
 

@@ -1,0 +1,175 @@
+"""Candidates for shadow and canary: signed models that learnt nothing, and what they do instead.
+
+Each behaves while it is loaded, where all features are missing, and shows itself on real tickets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from onnx import TensorProto, helper
+from tests import releases
+from tests.keys import KEYRING
+from tests.sample_models import WORKFLOW, parameters, snapshot
+
+from tiebreak.audit.lanes import Lane
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.format import make_bundle
+from tiebreak.bundles.signing import BundleKeys
+from tiebreak.core.model import INPUT, ONNX, OUTPUT
+from tiebreak.core.policy import PolicyParts
+from tiebreak.core.workflow import Knobs, Rule, RuleSet, Workflow
+from tiebreak.release.releases import Office, Release
+from tiebreak.store.database import Database
+from tiebreak.training.train import train
+from tiebreak.workflows import versions
+
+Kind = Literal["sound", "not_finite", "wrong_count", "fails", "hangs", "slow", "eats_memory"]
+RULES = RuleSet(
+    rules=(
+        Rule(id="deep", when="depth > 3", effect="floor", band="high", hard=True, message="Deep."),
+        Rule(id="many", when="members > 9", effect="points", points=60, message="Many."),
+    )
+)
+SAMPLE = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0)})
+ENDLESS, LONG = 2**62, 1_000_000
+
+
+@cache
+def trained() -> Mapping[str, bytes]:
+    """The parts of a sound model."""
+    return train(snapshot(1_000), parameters(8), lambda *_: None, fingerprint="here").parts
+
+
+def bundle(artifacts: Path, kind: Kind) -> str:
+    """Store a signed model of this kind; its digest."""
+    parts = dict(trained())
+    if kind != "sound":
+        parts[ONNX] = _GRAPHS[kind]
+    keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+    return ArtifactStore(artifacts).put_bundle(make_bundle(parts, keys))
+
+
+@dataclass
+class Site:
+    """An office with a workflow in production by rules alone, and candidates of it."""
+
+    office: Office
+    artifacts: Path
+    workflow: Workflow = SAMPLE
+    rules: RuleSet = RULES
+    stored: dict[Kind, PolicyParts] = field(default_factory=dict[Kind, PolicyParts])
+
+    @classmethod
+    async def open(cls, db: Database, artifacts: Path) -> Site:
+        """An office of tests."""
+        lane = await Lane.open(db, "tests", KEYRING)
+        return cls(releases.office_of(db, lane, KEYRING, artifacts), artifacts)
+
+    async def candidate(self, kind: Kind = "sound", *, rules: RuleSet | None = None) -> Release:
+        """A release of production's workflow with a model of this kind."""
+        chosen = rules or self.rules
+        if rules is not None:
+            await versions.load(
+                self.office.lane, self.workflow, chosen, author="ann", reason="test"
+            )
+        parts = PolicyParts(
+            self.workflow.name,
+            self.workflow.version,
+            chosen.version,
+            bundle(self.artifacts, kind),
+        )
+        return await releases.proposed(self.office, parts)
+
+
+def _graph(*nodes: onnx.NodeProto, constants: Mapping[str, Any]) -> bytes:
+    """A graph over `is_empty`: whether the first feature of the first row is missing."""
+    ways = [
+        helper.make_node("Slice", [INPUT, "zero", "one", "columns"], ["first"]),
+        helper.make_node("IsNaN", ["first"], ["missing"]),
+        helper.make_node("Gather", ["missing", "at"], ["missing_row"]),
+        helper.make_node("Squeeze", ["missing_row"], ["is_empty"]),
+        helper.make_node("Sub", ["first", "first"], ["nought"]),
+        *nodes,
+    ]
+    used = {name for node in ways for name in node.input}
+    initial = [
+        helper.make_tensor(name, *_tensor(value))
+        for name, value in (_COMMON | constants).items()
+        if name in used
+    ]
+    whole = helper.make_graph(
+        ways,
+        "hostile",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, 6])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None, 1])],
+        initial,
+    )
+    made = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    return made.SerializeToString()
+
+
+def _tensor(value: Any) -> tuple[int, list[int], list[Any]]:
+    if isinstance(value, list):
+        return TensorProto.INT64, [len(value)], value
+    return TensorProto.INT64, [], [value]
+
+
+def _loop(rounds: int) -> bytes:
+    """Adds nothing for many rounds."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("Add", ["sum", "sum"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [None, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [None, 1]),
+        ],
+    )
+    return _graph(
+        helper.make_node("Where", ["is_empty", "nothing", "rounds"], ["trips"]),
+        helper.make_node("Loop", ["trips", "", "nought"], [OUTPUT], body=body),
+        constants={"rounds": rounds},
+    )
+
+
+_COMMON: dict[str, Any] = {
+    "zero": [0],
+    "one": [1],
+    "columns": [1],
+    "at": 0,
+    "nothing": 0,
+    "rows": [0],
+}
+_GRAPHS: dict[Kind, bytes] = {
+    "not_finite": _graph(helper.make_node("Div", ["nought", "nought"], [OUTPUT]), constants={}),
+    "wrong_count": _graph(
+        helper.make_node("Slice", ["first", "zero", "one", "rows"], [OUTPUT]), constants={}
+    ),
+    "fails": _graph(
+        helper.make_node("Where", ["is_empty", "nothing", "beyond"], ["place"]),
+        helper.make_node("Gather", ["nought", "place"], ["row"]),
+        helper.make_node("Add", ["nought", "row"], [OUTPUT]),
+        constants={"beyond": 1_000_000},
+    ),
+    "hangs": _loop(ENDLESS),
+    "slow": _loop(LONG),
+    "eats_memory": _graph(
+        helper.make_node("Where", ["is_empty", "ones", "giant"], ["shape"]),
+        helper.make_node("Expand", ["nought", "shape"], ["much"]),
+        helper.make_node("ReduceMax", ["much"], [OUTPUT], axes=[1], keepdims=1),
+        constants={"ones": [1, 1], "giant": [1, 2**33]},
+    ),
+}
