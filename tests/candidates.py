@@ -5,6 +5,7 @@ Each behaves while it is loaded, where all features are missing, and shows itsel
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+import orjson
+import pytest
 from onnx import TensorProto, helper
 from tests import releases
+from tests.databases import DatabaseUrls
+from tests.functional.serving import environment, prepare, settings_for
 from tests.keys import KEYRING
-from tests.sample_models import WORKFLOW, parameters, snapshot
+from tests.sample_models import METHODS, WORKFLOW, parameters, snapshot
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -23,8 +28,11 @@ from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.model import INPUT, ONNX, OUTPUT
 from tiebreak.core.policy import PolicyParts
+from tiebreak.core.tickets import Submission, parse_submission, ticket_schema
 from tiebreak.core.workflow import Knobs, Rule, RuleSet, Workflow
+from tiebreak.decisions.service import DecisionService
 from tiebreak.release.releases import Office, Release
+from tiebreak.settings import Settings
 from tiebreak.store.database import Database
 from tiebreak.training.train import train
 from tiebreak.workflows import versions
@@ -37,6 +45,8 @@ RULES = RuleSet(
     )
 )
 SAMPLE = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0)})
+NAME = SAMPLE.name
+SCHEMA = ticket_schema(SAMPLE)
 ENDLESS, LONG = 2**62, 1_000_000
 
 
@@ -85,6 +95,47 @@ class Site:
             bundle(self.artifacts, kind),
         )
         return await releases.proposed(self.office, parts)
+
+
+def settled(urls: DatabaseUrls, folder: Path, environ: pytest.MonkeyPatch) -> Settings:
+    """A workflow in production by rules alone, and the environment of processes beside us."""
+    prepare(urls, KEYRING, workflow=SAMPLE, rules=RULES)
+    keys = {
+        "SEAL": orjson.dumps({i: k.hex() for i, k in KEYRING.seal_keys.items()}).decode(),
+        "SEAL_KEY_ID": KEYRING.seal_key_id,
+        "BUNDLE": orjson.dumps({i: k.hex() for i, k in KEYRING.bundle_keys.items()}).decode(),
+        "BUNDLE_SIGNING_KEY_ID": KEYRING.bundle_signing_key_id,
+        "ENTITY": KEYRING.entity_key.hex(),
+        "SAMPLING": KEYRING.sampling_key.hex(),
+    }
+    values = {
+        **environment(settings_for(urls, folder)),
+        **{f"TIEBREAK_KEYS__{name}": value for name, value in keys.items()},
+        "TIEBREAK_SHADOW__BATCH_SECONDS": "1",
+        "POLARS_MAX_THREADS": "1",
+    }
+    for name, value in values.items():
+        environ.setenv(name, value)
+    return Settings.load()
+
+
+def submission(number: int) -> Submission:
+    fields = {
+        "opened_at": "2026-03-02T14:30:00Z",
+        "depth": (number % 50) / 10,
+        "members": number % 12,
+        "is_urgent": number % 7 == 0,
+        "method": METHODS[number % len(METHODS)],
+        "city": f"town {number % 5}",
+        "remarks": "dig near the gas main" if number % 3 else None,
+    }
+    parsed = parse_submission(SCHEMA, orjson.dumps({"ticket_id": f"t{number}", "fields": fields}))
+    assert isinstance(parsed, Submission), parsed
+    return parsed
+
+
+async def submit(service: DecisionService, numbers: range) -> list[dict[str, Any]]:
+    return await asyncio.gather(*(service.decide(NAME, submission(n), "ann") for n in numbers))
 
 
 def _graph(*nodes: onnx.NodeProto, constants: Mapping[str, Any]) -> bytes:

@@ -11,18 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from tests.candidates import RULES, SAMPLE, Kind, Site
+from tests.candidates import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submit
 from tests.databases import DatabaseUrls
-from tests.functional.serving import environment, prepare, settings_for
 from tests.keys import KEYRING
-from tests.sample_models import METHODS
 from tests.store_samples import feature
 
 from tiebreak.core.decide import decide_stored
 from tiebreak.core.stored import StoredTicket
-from tiebreak.core.tickets import Submission, parse_submission, ticket_schema
 from tiebreak.core.workflow import Entity
 from tiebreak.decisions.service import DecisionService
 from tiebreak.embedded import candidates
@@ -35,47 +31,12 @@ from tiebreak.settings import Settings
 from tiebreak.store import shadows
 from tiebreak.store.database import Database
 
-NAME = SAMPLE.name
-SCHEMA = ticket_schema(SAMPLE)
-
-
-def submission(number: int) -> Submission:
-    fields = {
-        "opened_at": "2026-03-02T14:30:00Z",
-        "depth": (number % 50) / 10,
-        "members": number % 12,
-        "is_urgent": number % 7 == 0,
-        "method": METHODS[number % len(METHODS)],
-        "city": f"town {number % 5}",
-        "remarks": "dig near the gas main" if number % 3 else None,
-    }
-    parsed = parse_submission(SCHEMA, orjson.dumps({"ticket_id": f"t{number}", "fields": fields}))
-    assert isinstance(parsed, Submission), parsed
-    return parsed
-
 
 @pytest.fixture
 def settings(
     database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
-    prepare(database_urls, KEYRING, workflow=SAMPLE, rules=RULES)
-    found = settings_for(database_urls, tmp_path)
-    for name, value in environment(found).items():
-        monkeypatch.setenv(name, value)
-    keys = {
-        "SEAL": orjson.dumps({i: k.hex() for i, k in KEYRING.seal_keys.items()}).decode(),
-        "SEAL_KEY_ID": KEYRING.seal_key_id,
-        "BUNDLE": orjson.dumps({i: k.hex() for i, k in KEYRING.bundle_keys.items()}).decode(),
-        "BUNDLE_SIGNING_KEY_ID": KEYRING.bundle_signing_key_id,
-        "ENTITY": KEYRING.entity_key.hex(),
-        "SAMPLING": KEYRING.sampling_key.hex(),
-    }
-    for name, value in keys.items():
-        monkeypatch.setenv(f"TIEBREAK_KEYS__{name}", value)
-    monkeypatch.setenv("POLARS_MAX_THREADS", "1")
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "/tmp/tiebreak-tests-numba")
-    monkeypatch.setenv("TIEBREAK_SHADOW__BATCH_SECONDS", "1")
-    return Settings.load()
+    return settled(database_urls, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -100,10 +61,6 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
     finally:
         stop.set()
         await task
-
-
-async def submit(service: DecisionService, numbers: range) -> list[dict[str, Any]]:
-    return await asyncio.gather(*(service.decide(NAME, submission(n), "ann") for n in numbers))
 
 
 async def until(site: Site, release: Release, holds: Any, seconds: float = 60) -> shadow.Status:
@@ -262,7 +219,8 @@ async def test_a_worker_that_is_stopped_is_killed_and_its_candidate_quarantined(
         told = await until(site, release, lambda s: s.error is not None)
     assert told.error is not None
     assert told.error["cause"] == "hung"
-    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     assert len(await submit(service, range(10, 20))) == 10
 
 

@@ -51,7 +51,10 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 def commands() -> list[str]:
     """The names of all commands, sorted."""
     stems = {path.stem for path in _FOLDER.glob("*.py")} - FRAME
-    return sorted(stem.replace("_", "-") for stem in stems)
+    # `release_shadow` holds a group within the group `release`, which attaches it.
+    return sorted(
+        stem.replace("_", "-") for stem in stems if stem.partition("_")[0] not in stems - {stem}
+    )
 
 
 def _attach(application: typer.Typer, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.cli import release_canary, release_shadow
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import PersonOption, Session, act, look, require_person
 from tiebreak.registry import records
@@ -17,6 +18,8 @@ from tiebreak.registry.records import ReleaseRecord
 NO_MODEL = "none"
 
 app = typer.Typer()
+app.add_typer(release_shadow.app, name="shadow", no_args_is_help=True)
+app.add_typer(release_canary.app, name="canary", no_args_is_help=True)
 
 
 @app.callback()

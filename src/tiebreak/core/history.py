@@ -22,7 +22,8 @@ class HistoryPlan:
     """What history a workflow reads: slots by entity, the probes a ticket needs, its context.
 
     `others` are slots of other versions that are only booked; an entity's own slots stand before
-    them. `also` are readings of slots among them that tickets are given besides. Raises `ExpressionError` when an expression of a history feature is mistaken.
+    them. `also` are readings of slots among them that tickets are given besides. Raises
+    `ExpressionError` when an expression of a history feature is mistaken.
     """
 
     def __init__(self, workflow: Workflow, *others: Strand, also: Sequence[Reading] = ()) -> None:

@@ -20,10 +20,15 @@ import asyncpg
 import structlog
 
 from tiebreak.audit.lanes import Lane
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
 from tiebreak.embedded.children import HUNG, Child, Program, ended
 from tiebreak.errors import TiebreakError
+from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.release import shadow
-from tiebreak.release.releases import get
+from tiebreak.release.canary import control
+from tiebreak.release.canary_plan import CanaryPlan
+from tiebreak.release.releases import Office, get
 from tiebreak.release.shadow_worker import TEMPORARY
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import shadows
@@ -33,6 +38,7 @@ log = structlog.get_logger()
 
 TICK_SECONDS = 0.25
 LOOK_SECONDS = 1.0
+GUARD_SECONDS = 5.0
 AWAY_SECONDS = 2.0
 PAUSE_SECONDS = 5.0  # between looks: we were stopped ourselves, and judge nobody for it
 HANG_SECONDS = 10.0  # beyond the time a batch may take
@@ -55,8 +61,8 @@ class Candidates:
 
     db: Database
     settings: Settings
-    keyring: Keyring
-    lane: Lane
+    office: Office
+    plan: CanaryPlan = CanaryPlan()
     wards: dict[UUID, Ward] = field(default_factory=dict[UUID, Ward])
 
     async def look(self) -> None:
@@ -74,6 +80,11 @@ class Candidates:
             ward.child.watch()
             if had is not None and ward.child.pid is None:
                 await self._ended(release_id, ward)
+
+    async def guard(self) -> None:
+        """Step canaries that do well, and roll back those that do harm."""
+        for release in await control(self.office, self.plan):
+            log.info("canary_moved", release=str(release.release_id), state=release.state)
 
     def excuse(self) -> None:
         """Forgive everybody their silence."""
@@ -98,7 +109,9 @@ class Candidates:
             release = await get(self.db, release_id)
             cause = "hung" if is_hung else "died"
             message = f"Its process {ward.child.last_end}."
-            await shadow.quarantine(self.lane, self.keyring, release, cause=cause, message=message)
+            await shadow.quarantine(
+                self.office.lane, self.office.keyring, release, cause=cause, message=message
+            )
 
     def _end(self, ward: Ward) -> None:
         ward.child.terminate()
@@ -122,8 +135,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     address = settings.database.url
     assert address is not None
     db = await Database.open(address.get_secret_value(), POOL_SIZE)
-    lane = await Lane.open(db, "candidates", keyring)
-    candidates = Candidates(db, settings, keyring, lane)
+    keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
+    library = PolicyLibrary(db, ArtifactStore(settings.artifacts_dir), keys)
+    office = Office(db, await Lane.open(db, "candidates", keyring), keyring, library)
+    candidates = Candidates(db, settings, office)
     try:
         while not stop.is_set():
             try:
@@ -154,7 +169,7 @@ async def _alone(db: Database, candidates: Candidates, stop: asyncio.Event) -> N
 async def _work(
     connection: asyncpg.Connection, candidates: Candidates, stop: asyncio.Event
 ) -> None:
-    looked = 0.0
+    looked = guarded = 0.0
     watched = time.monotonic()
     while not stop.is_set():
         now = time.monotonic()
@@ -164,6 +179,9 @@ async def _work(
             await connection.execute("SELECT")  # the lock is ours for as long as this answers
             await candidates.look()
             looked = now
+        if now - guarded > GUARD_SECONDS:
+            await candidates.guard()
+            guarded = now
         await candidates.watch()
         watched = time.monotonic()
         await _wait(stop, TICK_SECONDS)

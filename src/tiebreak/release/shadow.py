@@ -136,7 +136,8 @@ async def assignments(db: Database) -> list[Assignment]:
 async def status(db: Database, release: Release) -> Status:
     """Where a shadow stands."""
     async with db.connection() as conn:
-        found = dict(await conn.fetch(_TOLD, release.release_id))
+        rows = await conn.fetch(_TOLD, release.release_id)
+    found: dict[str, str] = {row["kind"]: row["detail"] for row in rows}
     done = await shadows.progress(db, release.release_id)
     started = found.get(Kind.SHADOW_STARTED)
     share = None if started is None else orjson.loads(started).get("share", 1.0)
