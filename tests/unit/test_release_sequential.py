@@ -11,7 +11,7 @@ from tiebreak.release.sequential import NONE, Block, Counts, evidence, side_by_s
 
 ALPHA = 0.05
 LIMIT = math.log(1 / ALPHA)
-RUNS, BLOCKS = 400, 250
+RUNS, BLOCKS = 200, 200
 
 
 def drawn(

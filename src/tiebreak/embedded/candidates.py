@@ -62,7 +62,7 @@ class Candidates:
     db: Database
     settings: Settings
     office: Office
-    plan: CanaryPlan = CanaryPlan()
+    plan: CanaryPlan = field(default_factory=CanaryPlan)
     wards: dict[UUID, Ward] = field(default_factory=dict[UUID, Ward])
 
     async def look(self) -> None:

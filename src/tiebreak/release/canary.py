@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -75,11 +76,17 @@ async def start(
 
 
 async def step(
-    office: Office, release_id: UUID, *, actor: str, plan: CanaryPlan, percent: int | None = None
+    office: Office,
+    release_id: UUID,
+    *,
+    actor: str,
+    plan: CanaryPlan,
+    percent: int | None = None,
+    is_planned: bool = False,
 ) -> Release:
     """Let it decide the next share, or this one; a held canary goes on.
 
-    Raises what `start` raises, and `NoFurtherStep`.
+    `is_planned` says that not `actor` stepped it, but the plan they started it by. Raises what `start` raises, and `NoFurtherStep`.
     """
     release = await get(office.db, release_id)
     now = (await share_of(office, release)) or 0
@@ -91,7 +98,8 @@ async def step(
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         await check_state(unit, release, (State.CANARY, State.HELD), "stepped")
-        await _decide_share(unit, office, release, percent, Kind.CANARY_STEP, author=actor)
+        kind, detail = Kind.CANARY_STEP, {"is_planned": is_planned}
+        await _decide_share(unit, office, release, percent, kind, author=actor, detail=detail)
     return await get(office.db, release_id)
 
 
@@ -195,13 +203,20 @@ async def _step_on(
         return await get(office.db, release.release_id)
     try:
         # By whoever answers for the canary: the approval must be somebody else's than theirs.
-        return await step(office, release.release_id, actor=last.actor, plan=plan)
+        return await step(office, release.release_id, actor=last.actor, plan=plan, is_planned=True)
     except NotApproved as error:
         return await hold(office, release.release_id, actor=SYSTEM, reason=error.message)
 
 
 async def _decide_share(
-    unit: Unit, office: Office, release: Release, percent: int, kind: Kind, *, author: str
+    unit: Unit,
+    office: Office,
+    release: Release,
+    percent: int,
+    kind: Kind,
+    *,
+    author: str,
+    detail: Mapping[str, object] | None = None,
 ) -> Canary:
     if not 1 <= percent <= 100:
         raise NoFurtherStep(hint="A share is 1 to 100 percent.", percent=percent)
@@ -222,8 +237,8 @@ async def _decide_share(
         percent,
     )
     canary = await canaries.append(unit, office.keyring, share, author=author)
-    detail = {"percent": percent, "approver": approval.approver}
-    await happen(unit, release.subject, kind, actor=author, detail=detail)
+    told = {**(detail or {}), "percent": percent, "approver": approval.approver}
+    await happen(unit, release.subject, kind, actor=author, detail=told)
     return canary
 
 
