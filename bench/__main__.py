@@ -24,6 +24,7 @@ NAMES = (
     "verify",
     "backtest",
     "history",
+    "shadow",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

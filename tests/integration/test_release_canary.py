@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests import releases
-from tests.candidates import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submission, submit
 from tests.databases import DatabaseUrls
 from tests.keys import KEYRING
+from tests.shadowed import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submission, submit
 from tests.store_samples import feature
 
 from tiebreak.core.decide import decide_stored
@@ -26,8 +26,9 @@ from tiebreak.core.policy import PolicyParts
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.workflow import Entity, Knobs, RuleSet
 from tiebreak.decisions.active import Active
+from tiebreak.decisions.batcher import Pending
 from tiebreak.decisions.replay import COMPARED, Cause, replay
-from tiebreak.decisions.rows import CANARY_FAILED, decision_rows
+from tiebreak.decisions.rows import CANARY_FAILED, decision_rows, is_standing_in
 from tiebreak.decisions.service import DecisionService
 from tiebreak.release import canary
 from tiebreak.release.approvals import NotApproved, approve
@@ -223,10 +224,33 @@ async def test_a_canary_beside_another_production_or_a_forged_one_decides_nothin
     parts = await site.office.library.parts(release.policy_hash)
     moved = replace(parts, rules_version=other.version, bundle_digest=None)
     await releases.put(site.office.db, site.office.lane, KEYRING, moved)
+    conn = await asyncpg.connect(database_urls.admin)
+    try:  # as if the promotion had not taken its share
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("DELETE FROM canary_records WHERE percent = 0")
+    finally:
+        await conn.close()
     await service.active.refresh()
     assert service.active.get(NAME).canary is None
     answers = await submit(service, range(5))
     assert {a["policy_hash"] for a in answers} == {moved.hash}
+
+
+async def test_what_a_canary_left_undecided_is_decided_by_production(
+    site: Site, service: DecisionService
+) -> None:
+    """It may have been what hung or killed the worker, and would hang the next one."""
+    release = await started(site, service, 50, "hangs")
+    serving, active = service._serving, service.active.get(NAME)
+    assert serving is not None
+    assert active.canary is not None
+    batch = [Pending(submission(n), "ann") for n in range(30)]
+    await serving.admit(active, batch)
+    assert await serving.recover(NAME, before=datetime.now(UTC)) == 30
+    rows = await site.office.db.pool.fetch("SELECT * FROM decisions")
+    assert {row["policy_hash"] for row in rows} == {active.policy.hash} != {release.policy_hash}
+    for row in rows:
+        assert is_standing_in(row) == active.canary.takes(row["ticket_id"])
 
 
 async def test_a_canary_whose_model_does_not_load_decides_nothing(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.candidates import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submit
 from tests.databases import DatabaseUrls
 from tests.keys import KEYRING
+from tests.shadowed import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submit
 from tests.store_samples import feature
 
 from tiebreak.core.decide import decide_stored

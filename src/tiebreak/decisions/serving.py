@@ -131,9 +131,21 @@ class Serving:
         """
         given = given or columns(tickets, active.schema, active.history.context_columns)
         if active.canary is None:
-            rows = self.rows(active, tickets, given)
-        else:
-            rows = self._rows_of_both(active, active.canary, tickets, given)
+            return await self._commit(self.rows(active, tickets, given))
+        return await self._commit(self._rows_of_both(active, active.canary, tickets, given))
+
+    async def finish(self, active: Active, tickets: Sequence[StoredTicket]) -> list[Row]:
+        """Decide stored tickets that somebody left undecided, and commit; by production alone.
+
+        A canary's may be what its process hung or died of, and would again: it counts as failed.
+        """
+        given = columns(tickets, active.schema, active.history.context_columns)
+        rows, canary = self.rows(active, tickets, given), active.canary
+        if canary is not None:
+            rows = [standing_in(row) if canary.takes(row["ticket_id"]) else row for row in rows]
+        return await self._commit(rows)
+
+    async def _commit(self, rows: list[Row]) -> list[Row]:
         writes = commit.writes(rows)
         if are_few(writes) and await self._decision_lane.append(writes):
             return rows
@@ -232,7 +244,7 @@ class Serving:
         if stored is None or stored["content"] is None:
             raise ErasedTicket(ticket_id=key[1], revision=revision)
         ticket = StoredTicket.from_row(stored, active.schema)
-        return self.told(active, (await self.decide(active, [ticket]))[0])
+        return self.told(active, (await self.finish(active, [ticket]))[0])
 
     async def recover(self, workflow: str, *, before: datetime, limit: int = 512) -> int:
         """Decide tickets that were admitted before this time and never decided; how many."""
@@ -242,7 +254,7 @@ class Serving:
             StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
         ]
         if tickets:
-            await self.decide(active, tickets)
+            await self.finish(active, tickets)
         if len(rows) < limit:
             async with self._admission_lane.unit() as unit:
                 await commit.advance_decided_through(unit, workflow, before)

@@ -86,7 +86,8 @@ async def step(
 ) -> Release:
     """Let it decide the next share, or this one; a held canary goes on.
 
-    `is_planned` says that not `actor` stepped it, but the plan they started it by. Raises what `start` raises, and `NoFurtherStep`.
+    `is_planned` says that not `actor` stepped it, but the plan they started it by. Raises what
+    `start` raises, and `NoFurtherStep`.
     """
     release = await get(office.db, release_id)
     now = (await share_of(office, release)) or 0

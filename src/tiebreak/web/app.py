@@ -26,6 +26,8 @@ from tiebreak.web.api import (
     health,
     lookups,
     outcomes,
+    release_canary,
+    release_shadow,
     workflows,
 )
 from tiebreak.web.edge import Edge
@@ -43,6 +45,8 @@ ROUTERS = (
     outcomes.router,
     workflows.router,
     audit.router,
+    release_shadow.router,
+    release_canary.router,
     health.router,
     describe.router,
 )

@@ -40,6 +40,8 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "list_workflows": EVERYONE,
     "get_workflow": EVERYONE,
     "list_workflow_versions": EVERYONE,
+    "get_release_shadow": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
+    "get_release_canary": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

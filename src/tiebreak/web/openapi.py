@@ -35,6 +35,7 @@ TAGS = [
     {"name": "decisions", "description": "Decide tickets; read decisions and explanations."},
     {"name": "outcomes", "description": "Tell what really happened."},
     {"name": "workflows", "description": "What is decided, and by which version."},
+    {"name": "releases", "description": "Bring a changed policy into production, and go back."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "operations", "description": "Health and numbers; no key needed."},
 ]

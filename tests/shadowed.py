@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from tiebreak.core.tickets import Submission, parse_submission, ticket_schema
 from tiebreak.core.workflow import Knobs, Rule, RuleSet, Workflow
 from tiebreak.decisions.service import DecisionService
 from tiebreak.release.releases import Office, Release
-from tiebreak.settings import Settings
+from tiebreak.settings import Keyring, Settings
 from tiebreak.store.database import Database
 from tiebreak.training.train import train
 from tiebreak.workflows import versions
@@ -56,12 +56,12 @@ def trained() -> Mapping[str, bytes]:
     return train(snapshot(1_000), parameters(8), lambda *_: None, fingerprint="here").parts
 
 
-def bundle(artifacts: Path, kind: Kind) -> str:
+def bundle(artifacts: Path, kind: Kind, keyring: Keyring = KEYRING) -> str:
     """Store a signed model of this kind; its digest."""
     parts = dict(trained())
     if kind != "sound":
         parts[ONNX] = _GRAPHS[kind]
-    keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
+    keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
     return ArtifactStore(artifacts).put_bundle(make_bundle(parts, keys))
 
 
@@ -73,7 +73,6 @@ class Site:
     artifacts: Path
     workflow: Workflow = SAMPLE
     rules: RuleSet = RULES
-    stored: dict[Kind, PolicyParts] = field(default_factory=dict[Kind, PolicyParts])
 
     @classmethod
     async def open(cls, db: Database, artifacts: Path) -> Site:
@@ -92,7 +91,7 @@ class Site:
             self.workflow.name,
             self.workflow.version,
             chosen.version,
-            bundle(self.artifacts, kind),
+            bundle(self.artifacts, kind, self.office.keyring),
         )
         return await releases.proposed(self.office, parts)
 
@@ -119,7 +118,8 @@ def settled(urls: DatabaseUrls, folder: Path, environ: pytest.MonkeyPatch) -> Se
     return Settings.load()
 
 
-def submission(number: int) -> Submission:
+def body(number: int) -> bytes:
+    """A ticket as it is submitted; no two of a test alike."""
     fields = {
         "opened_at": "2026-03-02T14:30:00Z",
         "depth": (number % 50) / 10,
@@ -129,12 +129,18 @@ def submission(number: int) -> Submission:
         "city": f"town {number % 5}",
         "remarks": "dig near the gas main" if number % 3 else None,
     }
-    parsed = parse_submission(SCHEMA, orjson.dumps({"ticket_id": f"t{number}", "fields": fields}))
+    return orjson.dumps({"ticket_id": f"t{number}", "fields": fields})
+
+
+def submission(number: int) -> Submission:
+    """The same, taken."""
+    parsed = parse_submission(SCHEMA, body(number))
     assert isinstance(parsed, Submission), parsed
     return parsed
 
 
 async def submit(service: DecisionService, numbers: range) -> list[dict[str, Any]]:
+    """Decide these tickets, all at once."""
     return await asyncio.gather(*(service.decide(NAME, submission(n), "ann") for n in numbers))
 
 
