@@ -50,6 +50,7 @@ def run() -> dict[str, Any]:
         alone: list[dict[str, Any]] = []
         beside: list[dict[str, Any]] = []
         lags: list[float] = []
+        caught_up: dict[str, Any] = {}
         with watched(running.pid) as peak:
             for number in range(ROUNDS):
                 alone.append(_load(running, staged, key, f"alone-{number}"))

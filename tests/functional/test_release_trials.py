@@ -80,6 +80,7 @@ async def _approve(urls: DatabaseUrls, folder: Path, release: str) -> None:
     await db.close()
 
 
+@pytest.mark.timeout(400)
 def test_a_candidate_is_taken_through_shadow_and_canary_by_commands(
     settings: Settings, database_urls: DatabaseUrls
 ) -> None:
