@@ -26,6 +26,7 @@ NAMES = (
     "history",
     "demote",
     "gates",
+    "shadow",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -152,6 +152,15 @@ class MlflowSettings(_Section):
     """Longest wait for it; a run does not fail when it is away."""
 
 
+class ShadowSettings(_Section):
+    """Candidates in shadow, each in a process of its own."""
+
+    batch_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Longest time to decide a batch; a candidate that takes longer is quarantined."""
+    memory_mib: Annotated[int, Field(ge=256)] = 2048
+    """Most memory of a candidate's process."""
+
+
 class LogSettings(_Section):
     """Logs, which carry decision ids and never personal data."""
 
@@ -244,6 +253,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     training: TrainingSettings = TrainingSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    shadow: ShadowSettings = ShadowSettings()
     log: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
 

@@ -6,14 +6,14 @@ looks totals up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
 from tiebreak.core.bookings import Bookings, Strand
 from tiebreak.core.expressions import Symbol
-from tiebreak.core.readings import Probe, feature_column, feature_type, readings_of
+from tiebreak.core.readings import Probe, Reading, feature_column, feature_type, readings_of
 from tiebreak.core.totals import EMPTY, Flags, Ints, Slot
 from tiebreak.core.workflow import EventKind, Workflow
 
@@ -22,12 +22,14 @@ class HistoryPlan:
     """What history a workflow reads: slots by entity, the probes a ticket needs, its context.
 
     `others` are slots of other versions that are only booked; an entity's own slots stand before
-    them. Raises `ExpressionError` when an expression of a history feature is mistaken.
+    them. `also` are readings of slots among them that tickets are given besides. Raises
+    `ExpressionError` when an expression of a history feature is mistaken.
     """
 
-    def __init__(self, workflow: Workflow, *others: Strand) -> None:
+    def __init__(self, workflow: Workflow, *others: Strand, also: Sequence[Reading] = ()) -> None:
         self.workflow = workflow
         self.readings = readings_of(workflow)
+        self.also = tuple(also)
         by_entity: dict[str, dict[str, Slot]] = {entity.name: {} for entity in workflow.entities}
         for reading in self.readings:
             for slot in reading.slots:
@@ -37,10 +39,10 @@ class HistoryPlan:
         self.slots = self.bookings.slots
         self.probes = self._probes()
         self.windows = tuple(probe for probe in self.probes if probe.window_us is not None)
-        positions = {slot.id: i for slots in own.values() for i, slot in enumerate(slots)}
+        positions = {slot.id: i for slots in self.slots.values() for i, slot in enumerate(slots)}
         cut = {
             column: (column, slot, positions[slot.id], reading.window_us)
-            for reading in self.readings
+            for reading in (*self.readings, *self.also)
             for slot, column in zip(reading.slots, reading.columns, strict=True)
         }
         self._context = tuple(cut.values())
@@ -53,13 +55,23 @@ class HistoryPlan:
         }
 
     def _probes(self) -> tuple[Probe, ...]:
-        windows = {(r.feature.entity, r.window_us) for r in self.readings if r.window_us}
+        given = (*self.readings, *self.also)
+        windows = {(r.feature.entity, r.window_us) for r in given if r.window_us}
         now = [Probe(entity, None) for entity in self.slots]
         return (*now, *(Probe(e, w) for e, w in sorted(windows, key=str)))
 
     def keeping(self, *others: Strand) -> HistoryPlan:
         """This plan, which books the slots of other versions, too."""
-        return HistoryPlan(self.workflow, *others)
+        return HistoryPlan(self.workflow, *others, also=self.also)
+
+    def reading(self, other: HistoryPlan) -> HistoryPlan:
+        """This plan, which gives tickets what the other one reads, too."""
+        also = [r for r in other.readings if not set(r.columns) <= set(self.context_columns)]
+        if not also:
+            return self
+        mine = {slot.id for slots in self.strand.slots.values() for slot in slots}
+        theirs = {slot.id for slots in other.strand.slots.values() for slot in slots}
+        return HistoryPlan(self.workflow, other.strand.only(theirs - mine), also=also)
 
     @property
     def strand(self) -> Strand:

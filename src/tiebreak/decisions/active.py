@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import Policy
 from tiebreak.core.tickets import Schema, ticket_schema
-from tiebreak.errors import NotFound, Problem
+from tiebreak.errors import (
+    Conflict,
+    IntegrityFailure,
+    InvalidInput,
+    NotFound,
+    Problem,
+    TiebreakError,
+)
+from tiebreak.registry.canaries import Canary, ForgedCanary, newest
 from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.registry.records import ForgedRelease, Kind, ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
+from tiebreak.store.kept import kept
+from tiebreak.store.keyed import canary_hash, share_end
 
 
 class NotInProduction(NotFound):
     """The workflow has no policy in production."""
 
     code = "not_in_production"
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveCanary:
+    """What decides a share of a workflow's tickets."""
+
+    record: Canary
+    policy: Policy
+    schema: Schema
+    sampling_key: bytes
+
+    def takes(self, ticket_id: str) -> bool:
+        """Whether it decides this ticket; one that it has taken it takes at every larger share."""
+        end = share_end(self.record.percent / 100)
+        return canary_hash(self.sampling_key, self.record.release_id, ticket_id) < end
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +53,25 @@ class Active:
     policy: Policy
     schema: Schema
     problem: Problem | None
+    history: HistoryPlan  # what tickets are given, for production and canary
+    canary: ActiveCanary | None = None
+    canary_problem: Problem | None = None
+
+    def with_canary(self, canary: ActiveCanary) -> Active:
+        """The same beside a canary."""
+        history = self.history.reading(canary.policy.features_plan.history)
+        return replace(self, history=history, canary=canary)
+
+    def without_canary(self) -> Active:
+        """Production alone."""
+        history = self.policy.features_plan.history
+        return replace(self, history=history, canary=None, canary_problem=None)
+
+    def policy_of(self, policy_hash: str) -> Policy | None:
+        """The policy of this hash where it is production's or the canary's."""
+        if self.canary is not None and self.canary.policy.hash == policy_hash:
+            return self.canary.policy
+        return self.policy if self.policy.hash == policy_hash else None
 
 
 class ActivePolicies:
@@ -58,6 +103,7 @@ class ActivePolicies:
     async def refresh(self) -> None:
         """Read the newest records; build what changed, and retry models that could not load."""
         forged: dict[str, ForgedRelease] = {}
+        shares = await newest(self._db, self._keyring)
         for workflow, release in (await current(self._db, self._keyring)).items():
             if isinstance(release, ForgedRelease):
                 forged[workflow] = release
@@ -65,6 +111,7 @@ class ActivePolicies:
             now = self._active.get(workflow)
             if now is None or now.release.seq != release.seq or now.problem is not None:
                 await self._install(release)
+            await self._follow(workflow, shares.get(workflow))
         self._forged = forged
 
     def bundles(self) -> tuple[str, ...]:
@@ -80,11 +127,46 @@ class ActivePolicies:
             self._active[release.workflow] = replace(before, problem=_waiting(loaded.problem))
             return
         schema = ticket_schema(loaded.policy.workflow)
-        self._active[release.workflow] = Active(release, loaded.policy, schema, loaded.problem)
+        history = loaded.policy.features_plan.history
+        self._active[release.workflow] = Active(
+            release, loaded.policy, schema, loaded.problem, history
+        )
+
+    async def _follow(self, workflow: str, record: Canary | ForgedCanary | None) -> None:
+        """Let the canary decide that the newest record names, if it is of this production."""
+        active = self._active[workflow]
+        if isinstance(record, ForgedCanary):
+            problem = Problem(f"workflows.{workflow}.canary", *_told(record))
+            self._active[workflow] = replace(active.without_canary(), canary_problem=problem)
+            return
+        if record is None or not record.percent or record.production_seq != active.release.seq:
+            if active.canary is not None or active.canary_problem is not None:
+                self._active[workflow] = active.without_canary()
+            return
+        if active.canary is None or active.canary.record != record:
+            self._active[workflow] = await self._beside(active.without_canary(), record)
+
+    async def _beside(self, active: Active, record: Canary) -> Active:
+        """Production beside this canary, or alone when the canary cannot be let decide."""
+        where = f"workflows.{record.workflow}.canary"
+        try:
+            loaded = await self._library.get(record.policy_hash)
+            async with self._db.connection() as conn, conn.transaction():
+                await kept(conn, record.workflow, loaded.policy.features_plan.history)
+        except (NotFound, Conflict, InvalidInput, IntegrityFailure) as error:
+            return replace(active, canary_problem=Problem(where, *_told(error)))
+        problem = loaded.problem
+        if problem is not None:  # by its rules alone it would be another candidate
+            problem = replace(problem, where=where)
+            return replace(active, canary_problem=problem)
+        schema = ticket_schema(loaded.policy.workflow)
+        key = self._keyring.sampling_key
+        return active.with_canary(ActiveCanary(record, loaded.policy, schema, key))
 
     def problems(self) -> list[Problem]:
         """What is wrong with what is in production."""
-        found = [active.problem for active in self._active.values() if active.problem is not None]
+        all_problems = [(a.problem, a.canary_problem) for a in self._active.values()]
+        found = [problem for both in all_problems for problem in both if problem is not None]
         for workflow, error in sorted(self._forged.items()):
             where = f"workflows.{workflow}.release"
             found.append(Problem(where, error.code, error.message, error.hint))
@@ -96,3 +178,7 @@ def _waiting(problem: Problem | None) -> Problem:
     assert problem is not None
     message = f"{problem.message} The policy before it goes on deciding."
     return replace(problem, message=message)
+
+
+def _told(error: TiebreakError) -> tuple[str, str, str]:
+    return error.code, error.message, error.hint or "Production decides meanwhile."

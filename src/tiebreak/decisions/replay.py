@@ -15,7 +15,7 @@ from tiebreak.core.decide import decide_stored
 from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import ticket_schema
-from tiebreak.decisions.rows import Row, decision_rows
+from tiebreak.decisions.rows import Row, decision_rows, is_standing_in, standing_in
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import LoadedPolicy, PolicyLibrary
@@ -146,6 +146,8 @@ def _compare_group(members: list[tuple[Row, Row]], policy: Policy) -> list[Repla
 
 def _compare(then: Row, now: Row) -> Replayed:
     """Equal columns are equal bits: floats that differ in any bit but the sign of 0 differ."""
+    if is_standing_in(then):  # that a canary failed is no part of what the policy says
+        now = standing_in(now)
     columns = tuple(name for name in COMPARED if then[name] != now[name])
     if not columns:
         return _replayed(then, Cause.IDENTICAL)

@@ -91,6 +91,19 @@ _ROUTES = {int(route): route.label for route in Route}
 _REASONS = {int(reason): reason.label for reason in RouteReason}
 
 
+CANARY_FAILED = {"where": "canary", "code": "canary_failed"}
+
+
+def standing_in(row: Row) -> Row:
+    """The row of a ticket that production decided because its canary could not."""
+    return {**row, "errors": _json([*orjson.loads(row["errors"]), CANARY_FAILED])}
+
+
+def is_standing_in(row: Mapping[str, Any]) -> bool:
+    """Whether production decided because a canary could not."""
+    return CANARY_FAILED in orjson.loads(row["errors"])
+
+
 def contributions_of(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The stored contributions of a decision, one a feature of its model."""
     return np.frombuffer(row["contributions"], dtype="<f8")

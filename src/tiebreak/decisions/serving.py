@@ -7,21 +7,24 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
 import structlog
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.core.decide import decide
+from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.totals import HistoryOverflow
-from tiebreak.decisions.active import Active, ActivePolicies
+from tiebreak.decisions.active import Active, ActiveCanary, ActivePolicies
 from tiebreak.decisions.answers import answer
 from tiebreak.decisions.batcher import Batch, Pending
-from tiebreak.decisions.rows import Row, decision_rows
-from tiebreak.errors import NotFound, TiebreakError
+from tiebreak.decisions.rows import Row, decision_rows, standing_in
+from tiebreak.decisions.soundness import flaw
+from tiebreak.errors import IntegrityFailure, NotFound, TiebreakError
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
 from tiebreak.store.admission import Admission, Admitted, admit
 from tiebreak.store.database import Database
+from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.revisions import Existing, RevisionConflict
 from tiebreak.store.starts import Starts
 from tiebreak.store.writes import are_few
@@ -36,6 +39,12 @@ class ErasedTicket(NotFound):
     """The ticket was erased; it cannot be decided."""
 
     code = "erased_ticket"
+
+
+class CanaryUnsound(IntegrityFailure):
+    """What the canary says are no decisions."""
+
+    code = "canary_unsound"
 
 
 class Serving:
@@ -63,7 +72,14 @@ class Serving:
     async def answer(self, workflow: str, batch: Batch) -> None:
         """Admit a batch, decide it, and settle its submissions."""
         active = self._active.get(workflow)
-        await self._settle(active, batch, await self.admit(active, batch))
+        try:
+            admitted = await self.admit(active, batch)
+        except HistoryNotReady:
+            if active.canary is None:
+                raise
+            active = active.without_canary()  # what it reads is not kept any more
+            admitted = await self.admit(active, batch)
+        await self._settle(active, batch, admitted)
 
     async def admit(self, active: Active, batch: Batch) -> Admission:
         """Admit a batch in one short transaction."""
@@ -71,7 +87,7 @@ class Serving:
             return await admit(
                 unit,
                 active.release.workflow,
-                active.policy.features_plan.history,
+                active.history,
                 active.schema,
                 [pending.submission for pending in batch],
                 actors=[pending.actor for pending in batch],
@@ -113,8 +129,23 @@ class Serving:
 
         `given` are the tickets' columns where they are at hand.
         """
-        names = active.policy.features_plan.history.context_columns
-        rows = self.rows(active, tickets, given or columns(tickets, active.schema, names))
+        given = given or columns(tickets, active.schema, active.history.context_columns)
+        if active.canary is None:
+            return await self._commit(self.rows(active, tickets, given))
+        return await self._commit(self._rows_of_both(active, active.canary, tickets, given))
+
+    async def finish(self, active: Active, tickets: Sequence[StoredTicket]) -> list[Row]:
+        """Decide stored tickets that somebody left undecided, and commit; by production alone.
+
+        A canary's may be what its process hung or died of, and would again: it counts as failed.
+        """
+        given = columns(tickets, active.schema, active.history.context_columns)
+        rows, canary = self.rows(active, tickets, given), active.canary
+        if canary is not None:
+            rows = [standing_in(row) if canary.takes(row["ticket_id"]) else row for row in rows]
+        return await self._commit(rows)
+
+    async def _commit(self, rows: list[Row]) -> list[Row]:
         writes = commit.writes(rows)
         if are_few(writes) and await self._decision_lane.append(writes):
             return rows
@@ -137,13 +168,69 @@ class Serving:
             # Availability: whatever a model does, the rules still decide, and the row says so.
             log.exception("model_failed", workflow=active.release.workflow)
             decisions = decide(*given, active.policy.rules_alone())
+        return self._made(tickets, decisions, ordinals or [FIRST] * len(tickets))
+
+    def _made(
+        self, tickets: Sequence[StoredTicket], decisions: Decisions, ordinals: Sequence[int]
+    ) -> list[Row]:
         return decision_rows(
             tickets,
             decisions,
-            ordinals=ordinals or [FIRST] * len(tickets),
+            ordinals=ordinals,
             decided_at=datetime.now(UTC),
             fingerprint=self.fingerprint,
         )
+
+    def _rows_of_both(
+        self,
+        active: Active,
+        canary: ActiveCanary,
+        tickets: Sequence[StoredTicket],
+        given: Columns,
+    ) -> list[Row]:
+        """What production and canary say, each of its tickets, in the order of the tickets.
+
+        Production goes first: a slow canary does not make its decisions look late.
+        """
+        taken = [i for i, ticket in enumerate(tickets) if canary.takes(ticket.ticket_id)]
+        if not taken:
+            return self.rows(active, tickets, given)
+        left = sorted(set(range(len(tickets))).difference(taken))
+        rows: dict[int, Row] = {}
+        if left:
+            mine = self.rows(active, [tickets[i] for i in left], _part(given, left))
+            rows |= zip(left, mine, strict=True)
+        theirs = self._rows_of_canary(active, canary, [tickets[i] for i in taken], given, taken)
+        rows |= zip(taken, theirs, strict=True)
+        return [rows[i] for i in range(len(tickets))]
+
+    def _rows_of_canary(
+        self,
+        active: Active,
+        canary: ActiveCanary,
+        tickets: Sequence[StoredTicket],
+        given: Columns,
+        taken: Sequence[int],
+    ) -> list[Row]:
+        """What the canary says; where it cannot, what production says, and that it stood in."""
+        part = _part(given, taken)
+        try:
+            theirs = part
+            if canary.schema.fields != active.schema.fields:
+                names = canary.policy.features_plan.history.context_columns
+                theirs = columns(tickets, canary.schema, names)
+            decisions = decide(*theirs, canary.policy)
+            if (found := flaw(decisions, len(tickets))) is not None:
+                raise CanaryUnsound(found)
+            return self._made(tickets, decisions, [FIRST] * len(tickets))
+        except Exception as error:  # noqa: BLE001 - whatever a canary does, production answers
+            log.warning(
+                "canary_failed",
+                workflow=active.release.workflow,
+                release=str(canary.record.release_id),
+                error=type(error).__name__,
+            )
+        return [standing_in(row) for row in self.rows(active, tickets, part)]
 
     async def _existing(self, active: Active, pending: Pending, revision: int) -> dict[str, Any]:
         """The answer already given; an admission that nobody finishes is finished here."""
@@ -157,7 +244,7 @@ class Serving:
         if stored is None or stored["content"] is None:
             raise ErasedTicket(ticket_id=key[1], revision=revision)
         ticket = StoredTicket.from_row(stored, active.schema)
-        return self.told(active, (await self.decide(active, [ticket]))[0])
+        return self.told(active, (await self.finish(active, [ticket]))[0])
 
     async def recover(self, workflow: str, *, before: datetime, limit: int = 512) -> int:
         """Decide tickets that were admitted before this time and never decided; how many."""
@@ -167,20 +254,25 @@ class Serving:
             StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
         ]
         if tickets:
-            await self.decide(active, tickets)
+            await self.finish(active, tickets)
         if len(rows) < limit:
             async with self._admission_lane.unit() as unit:
                 await commit.advance_decided_through(unit, workflow, before)
         return len(tickets)
 
     def told(self, active: Active, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer for a row decided by the policy in production or by an earlier one."""
+        """The answer for a row decided by a policy of now or by an earlier one."""
         return answer(row, self.feature_names(active, row))
 
     @staticmethod
     def feature_names(active: Active, row: Mapping[str, Any]) -> Sequence[str] | None:
-        """The features of the decision's model when it is the one in production."""
-        model = active.policy.model
-        if model is None or row["policy_hash"] != active.policy.hash:
+        """The features of the decision's model when it is production's or the canary's."""
+        policy = active.policy_of(row["policy_hash"])
+        if policy is None or policy.model is None:
             return None
-        return model.feature_names
+        return policy.model.feature_names
+
+
+def _part(given: Columns, rows: Sequence[int]) -> Columns:
+    fields, context = given
+    return fields[rows], context[rows] if context.width else pl.DataFrame(height=len(rows))

@@ -17,6 +17,7 @@ STEADY_SECONDS = 60.0  # after which earlier failures are forgotten
 FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
 LOG_BYTES = 20_000_000
+HUNG = "killed: it gave no sign of life"
 TASKS_DRAIN_SECONDS = 30.0  # of the task worker, to finish what it has begun
 
 
@@ -30,6 +31,7 @@ class Program:
     environment: Mapping[str, str]
     file_numbers: tuple[int, ...] = ()
     drain_seconds: float = 20.0
+    hang_seconds: float | None = None  # between heartbeats; None: HANG_SECONDS
 
     @property
     def has_heartbeat(self) -> bool:
@@ -74,9 +76,9 @@ class Child:
         if code is None and self._is_hung(now):
             self.process.kill()
             code = self.process.wait()
-            self.last_end = "killed: it gave no sign of life"
+            self.last_end = HUNG
         elif code is not None:
-            self.last_end = _ended(code)
+            self.last_end = ended(code)
         if code is None:
             return self.is_up != was_up
         self._failures = 0 if now - self._started > STEADY_SECONDS else self._failures + 1
@@ -84,6 +86,12 @@ class Child:
         self._not_before = now + delay
         self._forget()
         return True
+
+    def excuse(self) -> None:
+        """Take it as alive now: who watches it could not."""
+        now = time.monotonic()
+        self._started = max(self._started, now) if self._last_beat is None else self._started
+        self._last_beat = None if self._last_beat is None else now
 
     def terminate(self) -> None:
         """Ask the process to finish its work and end."""
@@ -149,7 +157,7 @@ class Child:
             return False
         if self._last_beat is None:
             return now - self._started > START_SECONDS
-        return now - self._last_beat > HANG_SECONDS
+        return now - self._last_beat > (self.program.hang_seconds or HANG_SECONDS)
 
     def _forget(self) -> None:
         self.process, self._last_beat = None, None
@@ -158,7 +166,8 @@ class Child:
             self._heartbeat = None
 
 
-def _ended(code: int) -> str:
+def ended(code: int) -> str:
+    """How a process ended that gave this code."""
     if code < 0:
         return f"ended by signal {signal.Signals(-code).name}"
     return f"ended with code {code}"

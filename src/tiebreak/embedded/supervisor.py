@@ -174,7 +174,8 @@ class Supervisor:
             )
             for number in range(1, self._settings.api.worker_count + 1)
         ]
-        return [*workers, _tasks(self._settings.data_dir, environment)]
+        data_dir = self._settings.data_dir
+        return [*workers, _tasks(data_dir, environment), _candidates(data_dir, environment)]
 
     def _write_record(self) -> None:
         """Tell `tiebreak status` what runs."""
@@ -243,6 +244,15 @@ def _tasks(data_dir: Path, environment: dict[str, str]) -> Program:
         log=data_dir / "logs" / "tasks.log",
         environment=environment,
         drain_seconds=TASKS_DRAIN_SECONDS,
+    )
+
+
+def _candidates(data_dir: Path, environment: dict[str, str]) -> Program:
+    return Program(
+        name="candidates",
+        arguments=("tiebreak.embedded.candidates",),
+        log=data_dir / "logs" / "candidates.log",
+        environment=environment,
     )
 
 

@@ -150,6 +150,8 @@ async def _whole(
     conn: Connection, workflow: str, generation: int, plan: HistoryPlan, stored: tuple[str, ...]
 ) -> HistoryPlan:
     """The plan's own slots, and what else is stored, booked by the versions that define it."""
+    if not {slot.id for reading in plan.also for slot in reading.slots} <= set(stored):
+        raise not_ready(workflow)
     more = set(stored) - ids_of(plan.strand)
     if not more:
         return HistoryPlan(plan.workflow) if len(plan.bookings.strands) > 1 else plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from uuid import UUID
 
 
 def entity_key(key: bytes, workflow: str, entity: str, text: str) -> bytes:
@@ -20,5 +21,26 @@ def content_key(key: bytes, content_hash: bytes) -> bytes:
 
 def ticket_hash(key: bytes, workflow: str, ticket_id: str) -> int:
     """A number uniform over [0, 2^63) that is the ticket's for ever; it chooses samples."""
-    digest = hmac.digest(key, f"{workflow}|{ticket_id}".encode(), "sha256")
-    return int.from_bytes(digest[:8], "big") >> 1
+    return _uniform(key, f"{workflow}|{ticket_id}")
+
+
+def shadow_hash(key: bytes, workflow: str, ticket_id: str) -> int:
+    """The same for which tickets a shadow scores, so that it is no part of the audit sample."""
+    return _uniform(key, f"shadow|{workflow}|{ticket_id}")
+
+
+def canary_hash(key: bytes, release_id: UUID, ticket_id: str) -> int:
+    """The same for which tickets a canary decides; another for each release."""
+    return _uniform(key, f"canary|{release_id}|{ticket_id}")
+
+
+def share_end(share: float) -> int:
+    """Hashes below this are a share, 0 to 1, of all; a larger share holds every smaller one."""
+    return round(share * _HASHES)
+
+
+def _uniform(key: bytes, text: str) -> int:
+    return int.from_bytes(hmac.digest(key, text.encode(), "sha256")[:8], "big") >> 1
+
+
+_HASHES = 2**63

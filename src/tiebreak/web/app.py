@@ -28,7 +28,9 @@ from tiebreak.web.api import (
     lookups,
     models,
     outcomes,
+    release_canary,
     release_gates,
+    release_shadow,
     releases,
     training,
     workflows,
@@ -54,6 +56,8 @@ ROUTERS = (
     releases.router,
     release_gates.router,
     audit.router,
+    release_shadow.router,
+    release_canary.router,
     health.router,
     describe.router,
 )

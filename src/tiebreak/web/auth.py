@@ -66,6 +66,8 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "demote_production": DEMOTERS,
     "countersign_demotion": APPROVERS,
     "get_release_gates": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
+    "get_release_shadow": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
+    "get_release_canary": frozenset(Role) - {Role.SERVICE, Role.REVIEWER},
     "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
 }
 

@@ -1,0 +1,270 @@
+"""Canary: an approved candidate decides a growing share of tickets, watched beside production."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from tiebreak.errors import Conflict, InvalidInput
+from tiebreak.registry import canaries, records
+from tiebreak.registry.canaries import Canary, ForgedCanary, Share
+from tiebreak.release import guards
+from tiebreak.release.approvals import NotApproved, standing
+from tiebreak.release.canary_plan import CanaryPlan
+from tiebreak.release.events import Event, events_of, happen
+from tiebreak.release.guards import Guard, Watched
+from tiebreak.release.releases import (
+    Office,
+    Release,
+    check_builds,
+    check_current,
+    check_state,
+    get,
+    releases,
+    stop_canary,
+)
+from tiebreak.release.shadow import SYSTEM, check_ready
+from tiebreak.release.states import Kind, Stage, State
+from tiebreak.store.unit import Unit
+
+MOVES = (Kind.CANARY_STARTED, Kind.CANARY_STEP)
+DECIDING = (State.CANARY, State.HELD, State.READY)
+
+
+class AnotherCanary(Conflict):
+    """Another release is the canary of this workflow."""
+
+    code = "another_canary"
+
+
+class NoFurtherStep(InvalidInput):
+    """The share cannot be this."""
+
+    code = "no_further_step"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a canary stands."""
+
+    release: Release
+    percent: int
+    step_since: datetime | None
+    tickets: int  # decided by the canary in this step
+    guards: list[Guard]
+
+
+async def start(
+    office: Office, release_id: UUID, *, actor: str, plan: CanaryPlan, percent: int | None = None
+) -> Release:
+    """Let a release that was approved for it decide the first share.
+
+    Raises `NoSuchRelease`, `ProductionMoved`, `NotInThisState`, `NotApproved`, `ModelUnfit`,
+    `NotReady` and `AnotherCanary`.
+    """
+    release = await get(office.db, release_id)
+    await check_builds(office.library, await office.library.parts(release.policy_hash))
+    await check_ready(office.db, office.library, release)
+    share = plan.steps[0].percent if percent is None else percent
+    async with office.lane.unit() as unit:
+        await check_current(unit, release)
+        await check_state(unit, release, (State.SHADOW,), "a canary")
+        await _decide_share(unit, office, release, share, Kind.CANARY_STARTED, author=actor)
+    return await get(office.db, release_id)
+
+
+async def step(
+    office: Office,
+    release_id: UUID,
+    *,
+    actor: str,
+    plan: CanaryPlan,
+    percent: int | None = None,
+    is_planned: bool = False,
+) -> Release:
+    """Let it decide the next share, or this one; a held canary goes on.
+
+    `is_planned` says that not `actor` stepped it, but the plan they started it by. Raises what
+    `start` raises, and `NoFurtherStep`.
+    """
+    release = await get(office.db, release_id)
+    now = (await share_of(office, release)) or 0
+    place = plan.step_of(now) + 1
+    if percent is None:
+        if place >= len(plan.steps):
+            raise NoFurtherStep(hint="Give --percent, up to 100.", percent=now)
+        percent = plan.steps[place].percent
+    async with office.lane.unit() as unit:
+        await check_current(unit, release)
+        await check_state(unit, release, (State.CANARY, State.HELD), "stepped")
+        kind, detail = Kind.CANARY_STEP, {"is_planned": is_planned}
+        await _decide_share(unit, office, release, percent, kind, author=actor, detail=detail)
+    return await get(office.db, release_id)
+
+
+async def hold(office: Office, release_id: UUID, *, actor: str, reason: str) -> Release:
+    """Let it keep its share until somebody steps it; its guards go on watching."""
+    release = await get(office.db, release_id)
+    async with office.lane.unit() as unit:
+        await records.lock(unit, release.workflow)
+        detail = {"reason": reason}
+        await happen(unit, release.subject, Kind.CANARY_HELD, actor=actor, detail=detail)
+    return await get(office.db, release_id)
+
+
+async def stop(
+    office: Office,
+    release_id: UUID,
+    *,
+    actor: str,
+    reason: str,
+    guard: Guard | None = None,
+) -> Release:
+    """Take its share: production decides everything, from the next half second on."""
+    release = await get(office.db, release_id)
+    detail: dict[str, object] = {"reason": reason}
+    if guard is not None:
+        detail["guard"] = guard.as_data()
+    async with office.lane.unit() as unit:
+        await records.lock(unit, release.workflow)
+        await stop_canary(unit, office.keyring, release, actor=actor)
+        await happen(unit, release.subject, Kind.CANARY_ROLLED_BACK, actor=actor, detail=detail)
+    return await get(office.db, release_id)
+
+
+async def status(office: Office, release: Release, plan: CanaryPlan) -> Status:
+    """Where a canary stands, and what its guards find."""
+    moves = await _moves(office, release)
+    percent = await share_of(office, release) or 0
+    if not moves:
+        return Status(release, percent, None, 0, [])
+    since = moves[-1].at
+    found: list[Guard] = []
+    if release.state in DECIDING:
+        found = await guards.look(office.db, await _watched(office, release, moves), plan)
+    return Status(release, percent, since, await _tickets(office, release, since), found)
+
+
+async def control(office: Office, plan: CanaryPlan) -> list[Release]:
+    """Look after all canaries once: roll back what does harm, step what did well; the changed.
+
+    What was done stands in the events, so it goes on after any interruption.
+    """
+    changed: list[Release] = []
+    for release in await releases(office.db):
+        if release.state in DECIDING:
+            after = await _look_after(office, release, plan)
+            changed += [] if after is None else [after]
+    return changed
+
+
+async def share_of(office: Office, release: Release) -> int | None:
+    """The share in percent that the release decides beside its production; None: it does not."""
+    found = (await canaries.newest(office.db, office.keyring)).get(release.workflow)
+    if found is None or isinstance(found, ForgedCanary):
+        return None
+    return found.percent if found.release_id == release.release_id else None
+
+
+async def _look_after(office: Office, release: Release, plan: CanaryPlan) -> Release | None:
+    moves = await _moves(office, release)
+    percent = await share_of(office, release)
+    now = (await records.current(office.db, office.keyring)).get(release.workflow)
+    if not percent or not moves or now is None or isinstance(now, records.ForgedRelease):
+        return None
+    if now.seq != release.base_seq:  # production moved: the canary decides nothing any more
+        return None
+    found = await guards.look(office.db, await _watched(office, release, moves), plan)
+    harm = next((guard for guard in found if guard.is_harm), None)
+    if harm is not None:
+        reason = f"Its rate of {harm.name} is above production's."
+        return await stop(office, release.release_id, actor=SYSTEM, reason=reason, guard=harm)
+    if release.state is not State.CANARY:
+        return None
+    return await _step_on(office, release, plan, percent, moves[-1])
+
+
+async def _step_on(
+    office: Office, release: Release, plan: CanaryPlan, percent: int, last: Event
+) -> Release | None:
+    """The next step, when this one was long enough and saw enough."""
+    place = plan.step_of(percent)
+    if place >= 0:
+        now = plan.steps[place]
+        if datetime.now(UTC) - last.at < now.at_least:
+            return None
+        if await _tickets(office, release, last.at) < now.tickets:
+            return None
+    if place + 1 >= len(plan.steps):
+        async with office.lane.unit() as unit:
+            await records.lock(unit, release.workflow)
+            await happen(unit, release.subject, Kind.CANARY_FINISHED, actor=SYSTEM)
+        return await get(office.db, release.release_id)
+    try:
+        # By whoever answers for the canary: the approval must be somebody else's than theirs.
+        return await step(office, release.release_id, actor=last.actor, plan=plan, is_planned=True)
+    except NotApproved as error:
+        return await hold(office, release.release_id, actor=SYSTEM, reason=error.message)
+
+
+async def _decide_share(
+    unit: Unit,
+    office: Office,
+    release: Release,
+    percent: int,
+    kind: Kind,
+    *,
+    author: str,
+    detail: Mapping[str, object] | None = None,
+) -> Canary:
+    if not 1 <= percent <= 100:
+        raise NoFurtherStep(hint="A share is 1 to 100 percent.", percent=percent)
+    found = (await canaries.newest(office.db, office.keyring)).get(release.workflow)
+    if isinstance(found, Canary) and found.percent and found.release_id != release.release_id:
+        raise AnotherCanary(
+            hint=f"Stop it first: `tiebreak release canary stop {found.release_id}`.",
+            release=str(found.release_id),
+        )
+    approval = await standing(unit, release.release_id, Stage.CANARY, but=author)
+    parts = await office.library.parts(release.policy_hash)
+    share = Share(
+        release.workflow,
+        release.release_id,
+        release.policy_hash,
+        parts.bundle_digest,
+        release.base_seq,
+        percent,
+    )
+    canary = await canaries.append(unit, office.keyring, share, author=author)
+    told = {**(detail or {}), "percent": percent, "approver": approval.approver}
+    await happen(unit, release.subject, kind, actor=author, detail=told)
+    return canary
+
+
+async def _moves(office: Office, release: Release) -> list[Event]:
+    """The steps since the canary was last started."""
+    told = await events_of(office.db, release.release_id)
+    starts = [i for i, event in enumerate(told) if event.kind is Kind.CANARY_STARTED]
+    return [event for event in told[starts[-1] :] if event.kind in MOVES] if starts else []
+
+
+async def _watched(office: Office, release: Release, moves: list[Event]) -> Watched:
+    now = (await records.current(office.db, office.keyring)).get(release.workflow)
+    assert isinstance(now, records.ReleaseRecord)
+    recipe = await office.library.recipe(await office.library.parts(release.policy_hash))
+    return Watched(
+        recipe.workflow, release.release_id, release.policy_hash, now.policy_hash, moves[0].at
+    )
+
+
+async def _tickets(office: Office, release: Release, since: datetime) -> int:
+    async with office.db.connection() as conn:
+        return await conn.fetchval(_TICKETS, release.workflow, since, release.policy_hash)
+
+
+_TICKETS = """
+    SELECT count(*) FROM decisions
+    WHERE workflow = $1 AND as_of > $2 AND policy_hash = $3 AND ordinal = 1
+"""
