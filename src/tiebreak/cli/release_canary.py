@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.release_shadow import ReleaseArgument, office_of
+from tiebreak.cli.release_shadow import ReleaseArgument
 from tiebreak.cli.session import PersonOption, Session, act, look
 from tiebreak.release import canary
-from tiebreak.release.canary_plan import CanaryPlan
 from tiebreak.release.releases import Release, find, get
 
 PercentOption = Annotated[
@@ -42,11 +41,12 @@ def start(
     """
 
     async def move(session: Session, found: Release) -> Release:
+        office = session.office()
         return await canary.start(
-            office_of(session),
+            office,
             found.release_id,
             actor=session.person,
-            plan=CanaryPlan(),
+            plan=await canary.plan_of(office, found),
             percent=percent,
         )
 
@@ -66,11 +66,12 @@ def step(
     """
 
     async def move(session: Session, found: Release) -> Release:
+        office = session.office()
         return await canary.step(
-            office_of(session),
+            office,
             found.release_id,
             actor=session.person,
-            plan=CanaryPlan(),
+            plan=await canary.plan_of(office, found),
             percent=percent,
         )
 
@@ -91,7 +92,7 @@ def hold(
 
     async def move(session: Session, found: Release) -> Release:
         return await canary.hold(
-            office_of(session), found.release_id, actor=session.person, reason=reason
+            session.office(), found.release_id, actor=session.person, reason=reason
         )
 
     _move(release, person, json, move)
@@ -111,7 +112,7 @@ def stop(
 
     async def move(session: Session, found: Release) -> Release:
         return await canary.stop(
-            office_of(session), found.release_id, actor=session.person, reason=reason
+            session.office(), found.release_id, actor=session.person, reason=reason
         )
 
     _move(release, person, json, move)
@@ -126,9 +127,14 @@ def status(release: ReleaseArgument, json: JsonOption = False) -> None:
 
     async def work(session: Session) -> canary.Status:
         found = await find(session.db, release)
-        return await canary.status(office_of(session), found, CanaryPlan())
+        return await _status(session, found)
 
     _show(json, look(work))
+
+
+async def _status(session: Session, release: Release) -> canary.Status:
+    office = session.office()
+    return await canary.status(office, release, await canary.plan_of(office, release))
 
 
 def as_data(told: canary.Status) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _move(release: str, person: str | None, json: bool, move: Move) -> None:
         found = await find(session.db, release)
         await move(session, found)
         moved = await get(session.db, found.release_id)
-        return await canary.status(office_of(session), moved, CanaryPlan())
+        return await _status(session, moved)
 
     _show(json, act(person, work))
 

@@ -10,7 +10,7 @@ import typer
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import DATES, PersonOption, Session, act, look
 from tiebreak.release import shadow
-from tiebreak.release.releases import Office, find, releases
+from tiebreak.release.releases import find, releases
 
 ReleaseArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The release, or the first digits of it.")
@@ -43,7 +43,7 @@ def start(
     """
 
     async def work(session: Session) -> shadow.Status:
-        office = office_of(session)
+        office = session.office()
         found = await find(session.db, release)
         started = await shadow.start(
             office,
@@ -72,7 +72,7 @@ def stop(
     async def work(session: Session) -> shadow.Status:
         found = await find(session.db, release)
         stopped = await shadow.stop(
-            office_of(session), found.release_id, actor=session.person, reason=reason
+            session.office(), found.release_id, actor=session.person, reason=reason
         )
         return await shadow.status(session.db, stopped)
 
@@ -98,11 +98,6 @@ def status(
         return [await shadow.status(session.db, each) for each in found]
 
     _show(json, look(work))
-
-
-def office_of(session: Session) -> Office:
-    """The office of a command's session."""
-    return Office(session.db, session.lane, session.keyring, session.library())
 
 
 def as_data(told: shadow.Status) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Candidates:
     db: Database
     settings: Settings
     office: Office
-    plan: CanaryPlan = field(default_factory=CanaryPlan)
+    plan: CanaryPlan | None = None  # of all canaries; else each workflow's own
     wards: dict[UUID, Ward] = field(default_factory=dict[UUID, Ward])
 
     async def look(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from tiebreak.errors import Conflict, InvalidInput
@@ -12,8 +12,9 @@ from tiebreak.registry import canaries, records
 from tiebreak.registry.canaries import Canary, ForgedCanary, Share
 from tiebreak.release import guards
 from tiebreak.release.approvals import NotApproved, standing
-from tiebreak.release.canary_plan import CanaryPlan
+from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
 from tiebreak.release.events import Event, events_of, happen
+from tiebreak.release.gathering import in_force
 from tiebreak.release.guards import Guard, Watched
 from tiebreak.release.releases import (
     Office,
@@ -147,15 +148,29 @@ async def status(office: Office, release: Release, plan: CanaryPlan) -> Status:
     return Status(release, percent, since, await _tickets(office, release, since), found)
 
 
-async def control(office: Office, plan: CanaryPlan) -> list[Release]:
+async def plan_of(office: Office, release: Release) -> CanaryPlan:
+    """The plan that the workflow's `release` section gives."""
+    section = (await in_force(office, release)).plan
+    return CanaryPlan(
+        steps=tuple(
+            CanaryStep(step.percent, timedelta(hours=step.hours), step.tickets)
+            for step in section.canary_steps
+        )
+    )
+
+
+async def control(office: Office, plan: CanaryPlan | None = None) -> list[Release]:
     """Look after all canaries once: roll back what does harm, step what did well; the changed.
+
+    Without a plan each goes by its workflow's.
 
     What was done stands in the events, so it goes on after any interruption.
     """
     changed: list[Release] = []
     for release in await releases(office.db):
         if release.state in DECIDING:
-            after = await _look_after(office, release, plan)
+            theirs = plan or await plan_of(office, release)
+            after = await _look_after(office, release, theirs)
             changed += [] if after is None else [after]
     return changed
 

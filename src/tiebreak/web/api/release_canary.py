@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.release import canary
-from tiebreak.release.canary_plan import CanaryPlan
 from tiebreak.release.releases import Office
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.release_shadow import RELEASE, release_of
@@ -57,7 +56,8 @@ async def get_release_canary(request: Request, release_id: str = RELEASE) -> Res
     """Share, step and guards of a canary; `tiebreak release canary` starts, steps and stops it."""
     site = site_of(request)
     office = Office(site.db, site.outcomes_lane, site.keyring, site.service.library)
-    told = await canary.status(office, await release_of(site.db, release_id), CanaryPlan())
+    found = await release_of(site.db, release_id)
+    told = await canary.status(office, found, await canary.plan_of(office, found))
     return answered(
         {
             "release_id": str(told.release.release_id),
