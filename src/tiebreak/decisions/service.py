@@ -92,14 +92,29 @@ class DecisionService:
         )
         return service
 
-    async def decide(self, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
+    async def decide(
+        self,
+        workflow: str,
+        submission: Submission,
+        actor: str,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> dict[str, Any]:
         """Decide one ticket; returns once the decision is durable.
 
-        Raises `Overloaded`, `NotInProduction`, `RevisionConflict`, `DatabaseUnavailable`.
+        Raises `Overloaded`, `NotInProduction`, `RevisionConflict`, `DatabaseUnavailable`, and
+        `TimeoutError` when it takes longer; the ticket may be decided all the same.
         """
         pending = Pending(submission, actor)
         self._batcher(workflow).submit(pending)
-        return await pending.answer
+        if timeout_seconds is None:
+            return await pending.answer
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(timeout_seconds, pending.fail, TimeoutError())
+        try:
+            return await pending.answer
+        finally:
+            late.cancel()
 
     async def decide_imported(
         self,

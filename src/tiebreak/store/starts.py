@@ -17,7 +17,7 @@ import numpy as np
 
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
-from tiebreak.core.totals import Ints, initial
+from tiebreak.core.totals import Flags, Ints, initial
 from tiebreak.store.history import EPOCH, Known, Question, Tick, integers, row_bytes
 from tiebreak.store.kept import Order
 from tiebreak.store.unit import Connection
@@ -44,10 +44,12 @@ class _Spans:
 
     def lacking(self, keys: Sequence[bytes], begin_us: int) -> list[bytes]:
         """The entities whose totals are not known for a window that begins then."""
-        lacking = [key for key in keys if key not in self.rows]
+        if self.find(keys, begin_us) is not None:
+            return []
         held = [key for key in keys if key in self.rows]
         holds = self._hold([self.rows[key] for key in held], begin_us)
-        return lacking + [key for key, is_so in zip(held, holds, strict=True) if not is_so]
+        there = {key for key, is_so in zip(held, holds.tolist(), strict=True) if is_so}
+        return [key for key in keys if key not in there]
 
     def learn(self, keys: Sequence[bytes], totals: Ints, after: Ints, until: Ints) -> None:
         """Remember what was read about these entities."""
@@ -64,14 +66,14 @@ class _Spans:
 
     def find(self, keys: Sequence[bytes], begin_us: int) -> Ints | None:
         """The totals of these entities, (keys, slots); None when one is not known."""
-        if not all(key in self.rows for key in keys):
+        at = [self.rows.get(key, -1) for key in keys]
+        if at and min(at) < 0:
             return None
-        at = [self.rows[key] for key in keys]
-        return self.totals[at] if all(self._hold(at, begin_us)) else None
+        return self.totals[at] if self._hold(at, begin_us).all() else None
 
-    def _hold(self, at: list[int], begin_us: int) -> list[bool]:
+    def _hold(self, at: list[int], begin_us: int) -> Flags:
         """Which of these hold for a window that begins then."""
-        return ((self.after[at] < begin_us) & (begin_us <= self.until[at])).tolist()
+        return (self.after[at] < begin_us) & (begin_us <= self.until[at])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain
 from typing import cast
 
 from sqlalchemy import ARRAY, Column, Table
@@ -60,10 +60,11 @@ async def write(conn: Connection, writes: Writes) -> None:
 
 def _is_uniform(table: Table, rows: Rows) -> bool:
     """Whether all rows are alike in the columns in which rows of one unit mostly are."""
-    first = rows[0]
-    return all(
-        row.get(name) == first.get(name) for name in _alike(table) for row in islice(rows, 1, None)
-    )
+    for name in _alike(table):
+        values = [row.get(name) for row in rows]
+        if values.count(values[0]) != len(values):
+            return False
+    return True
 
 
 @lru_cache(maxsize=64)

@@ -176,8 +176,12 @@ def read_submission(schema: Schema, body: bytes) -> Submission:
 
 async def _decide(site: Site, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
     try:
-        async with asyncio.timeout(site.settings.api.decide_timeout_seconds):
-            answer = await site.service.decide(workflow, submission, actor)
+        answer = await site.service.decide(
+            workflow,
+            submission,
+            actor,
+            timeout_seconds=site.settings.api.decide_timeout_seconds,
+        )
     except TimeoutError:
         raise TimedOut(hint="Send the same ticket again.") from None
     finally:
