@@ -1,8 +1,10 @@
-"""The artifact folder: bundles by digest, aliases for people, signed checkpoints.
+"""The artifact folder: bundles by digest, aliases, signed checkpoints, snapshots, reports.
 
     bundles/<digest>.bundle
     aliases/<workflow>/risk_model_latest, risk_model_candidate
     checkpoints/<name>
+    snapshots/<hash>/data.parquet, manifest.json
+    reports/<digest>.json
 
 Files appear whole or not at all. An alias is for people and tools; what may be loaded is named
 by the release record.
@@ -41,6 +43,18 @@ class CheckpointExists(Conflict):
     """A checkpoint of this name exists with other content."""
 
     code = "checkpoint_exists"
+
+
+class SnapshotMissing(NotFound):
+    """The artifact folder holds no data set snapshot of this hash."""
+
+    code = "snapshot_missing"
+
+
+class ReportMissing(NotFound):
+    """The artifact folder holds no training report of this model."""
+
+    code = "report_missing"
 
 
 class ArtifactNameUnfit(InvalidInput):
@@ -113,16 +127,74 @@ class ArtifactStore:
         paths = self._root.glob("checkpoints/*")
         return tuple(sorted(path.name for path in paths if _NAME.fullmatch(path.name)))
 
+    def put_snapshot(self, digest: str, data: bytes, manifest: bytes) -> None:
+        """Stores a data set snapshot; it is there once its manifest is."""
+        folder = self._snapshot(digest)
+        write_whole(folder / "data.parquet", data)
+        write_whole(folder / "manifest.json", manifest)
+
+    def read_snapshot(self, digest: str) -> bytes:
+        """The snapshot's data; SnapshotMissing."""
+        return self._snapshot_part(digest, "data.parquet")
+
+    def read_snapshot_manifest(self, digest: str) -> bytes:
+        """The snapshot's manifest; SnapshotMissing."""
+        return self._snapshot_part(digest, "manifest.json")
+
+    def has_snapshot(self, digest: str) -> bool:
+        """Whether a snapshot of this hash is here."""
+        return (self._snapshot(digest) / "manifest.json").is_file()
+
+    def list_snapshots(self) -> tuple[str, ...]:
+        """Hashes of all snapshots, sorted."""
+        return tuple(sorted(path.parent.name for path in self._root.glob("snapshots/*/*.json")))
+
+    def delete_snapshot(self, digest: str) -> None:
+        """Removes a snapshot, its data first."""
+        for name in ("data.parquet", "manifest.json"):
+            (self._snapshot(digest) / name).unlink(missing_ok=True)
+
+    def put_report(self, digest: str, data: bytes) -> None:
+        """Stores the training report of a bundle."""
+        write_whole(self._report(digest), data)
+
+    def read_report(self, digest: str) -> bytes:
+        """The training report of a bundle; ReportMissing."""
+        try:
+            return self._report(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise ReportMissing(digest=digest) from error
+
+    def list_reports(self) -> tuple[str, ...]:
+        """Digests of all bundles with a training report, sorted."""
+        return tuple(sorted(path.stem for path in self._root.glob("reports/*.json")))
+
     def _bundle(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
-        return self._root / "bundles" / f"{digest}.bundle"
+        return self._root / "bundles" / f"{_digest(digest)}.bundle"
+
+    def _snapshot(self, digest: str) -> Path:
+        return self._root / "snapshots" / _digest(digest)
+
+    def _snapshot_part(self, digest: str, name: str) -> bytes:
+        try:
+            return (self._snapshot(digest) / name).read_bytes()
+        except FileNotFoundError as error:
+            raise SnapshotMissing(digest=digest) from error
+
+    def _report(self, digest: str) -> Path:
+        return self._root / "reports" / f"{_digest(digest)}.json"
 
     def _alias(self, workflow: str, alias: str) -> Path:
         return self._root / "aliases" / _name(workflow) / _name(alias)
 
     def _checkpoint(self, name: str) -> Path:
         return self._root / "checkpoints" / _name(name)
+
+
+def _digest(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
+    return digest
 
 
 def _name(name: str) -> str:

@@ -18,6 +18,7 @@ from tiebreak.store import reading
 from tiebreak.store.erasure import erase as erase_ticket
 from tiebreak.store.outcomes import TicketUnknown
 from tiebreak.store.outdated import Window
+from tiebreak.training.kept_snapshots import forget
 
 app = typer.Typer()
 
@@ -54,12 +55,15 @@ def erase(
             "decisions": len(found.decisions),
             "outcomes": len(found.outcomes),
             "erased_records": 0,
+            "removed_snapshots": [],
         }
         if yes:
             async with session.lane.unit() as unit:
                 told["erased_records"] = await erase_ticket(
                     unit, workflow, ticket_id, actor=session.person, reason=reason
                 )
+            # even where nothing was left to erase: a removal may have been interrupted
+            told["removed_snapshots"] = forget(session.artifacts, workflow, ticket_id)
         return told
 
     told = act(person, work)

@@ -15,8 +15,8 @@ from tiebreak.errors import InvalidInput
 from tiebreak.training.trees import Forest
 
 Progress = Callable[[str, float], None]
-Family = Literal["xgboost", "lightgbm"]
-FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm")
+Family = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "ebm"]
+FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm", "hist_gradient_boosting")  # always here
 DEEPEST = 8
 
 
@@ -105,4 +105,12 @@ def fit(
         from tiebreak.training.lightgbm_booster import LightgbmBooster
 
         return LightgbmBooster.fit(training, tuning, parameters, progress)
+    if family == "hist_gradient_boosting":
+        from tiebreak.training.histogram_booster import HistogramBooster
+
+        return HistogramBooster.fit(training, tuning, parameters, progress)
+    if family == "ebm":
+        from tiebreak.training.ebm_booster import EbmBooster
+
+        return EbmBooster.fit(training, tuning, parameters, progress)
     assert_never(family)

@@ -22,6 +22,7 @@ from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.fit import Parameters, Progress
+from tiebreak.training.kept_snapshots import keep
 from tiebreak.training.snapshot import read_snapshot
 from tiebreak.training.train import TrainingResult, train
 
@@ -74,6 +75,7 @@ class Trainer:
         snapshot = await read_snapshot(
             self.db, workflow, known_by=known_by, entity_secret=self.entity_secret
         )
+        await asyncio.to_thread(keep, self.artifacts, snapshot)
         parameters = replace(
             parameters,
             valid_from=valid_from or latest_share(snapshot),
