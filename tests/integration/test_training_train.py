@@ -21,14 +21,10 @@ from tiebreak.core.workflow import FamilyChoice
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.export import to_onnx
 from tiebreak.training.fit import FAMILIES, Booster, Family, Parameters, TooDeep
+from tiebreak.training.fitted import NothingLearnt
 from tiebreak.training.parity import TOLERANCE, ExportRefused, prove_parity
-from tiebreak.training.train import (
-    NothingLearnt,
-    TooLittleData,
-    TrainingResult,
-    split_by_time,
-    train,
-)
+from tiebreak.training.prepare import TooLittleData, split_by_time
+from tiebreak.training.train import TrainingResult, train
 
 LIBRARIES = {
     "xgboost": "xgboost-cpu",
@@ -131,7 +127,7 @@ def test_progress_reports_every_step_in_order(choice: FamilyChoice) -> None:
         fingerprint="here",
     )
     steps = list(dict.fromkeys(step for step, _ in seen))
-    assert steps == ["texts", "fit", "calibrate", "export", "prove", "done"]
+    assert steps == ["texts", "leakage", "fit", "calibrate", "export", "prove", "done"]
     fitted = [share for step, share in seen if step == "fit"]
     assert fitted == sorted(fitted)
     assert fitted[-1] == 1.0
