@@ -38,7 +38,7 @@ def _leaks(taken: Snapshot) -> dict[str, str]:
 def test_sound_features_pass_and_are_told() -> None:
     told = _train(snapshot()).manifest["leakage"]
     assert told["waived"] == []
-    assert list(told["strongest"])[0] == "depth_m"
+    assert next(iter(told["strongest"])) == "depth_m"
 
 
 def test_a_number_that_knows_the_label_is_named() -> None:
