@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.databases import DatabaseUrls
+from tests.databases import DatabaseUrls, fetch, run
 from tests.functional.places import ROOT, Place
 
+from tiebreak.backtest.candidates import set_knobs
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.core.workflow import Knobs
 from tiebreak.ingest.simulator import Simulation, simulate
 from tiebreak.training import kept_snapshots
 
@@ -78,3 +81,64 @@ def test_erasing_a_ticket_takes_it_from_snapshots(place: Place) -> None:
     (again,) = place.json("snapshots", "list")["snapshots"]
     assert again["hash"] != digest
     assert again["rows"] == kept.frame.height - 1
+
+
+def test_families_are_compared_in_a_report(place: Place) -> None:
+    files = [place.folder / name for name in ("report.html", "report.md")]
+    told = place.json(
+        *("train", "locate", *TRAINING, "--trials", 3, "--family", "best"),
+        *("--report", files[0], "--report", files[1], "--reviews-a-day", 2),
+    )
+    alone = place.json("train", "locate", *TRAINING, "--trials", 3, "--family", "best")
+    assert alone["bundle_digest"] == told["bundle_digest"]  # looking on changes no model
+    report = place.json("reports", "show", told["bundle_digest"])
+    (listed,) = place.json("reports", "list")["reports"]
+    assert listed["model"] == told["bundle_digest"]
+    assert report["bundled"] == listed["bundled"] == told["family"]
+    assert report["capacity"]["reviews_a_day"] == pytest.approx(2)
+    assert {one["name"] for one in report["contenders"]} == {
+        *("xgboost", "lightgbm", "hist_gradient_boosting", "ebm"),
+        *("linear", "ensemble", "rules"),
+    }
+    html, markdown = (file.read_text() for file in files)
+    assert all(sentence.split(":")[0] in html for sentence in report["verdict"]["said"])
+    drawings = sorted(place.folder.glob("report-*.svg"))
+    assert len(drawings) >= 3
+    assert all(f"]({drawing.name})" in markdown for drawing in drawings)
+
+
+def test_thresholds_are_chosen_by_capacity_and_cost(place: Place) -> None:
+    asked = ("thresholds", "locate", "--cost-missed", 500, "--cost-needless", 20)
+    file = place.folder / "thresholds.html"
+    few = place.json(*asked, "--reviewers", 1, "--tickets-each", 0.5, "--report", file)
+    many = place.json(*asked, "--reviewers", 3, "--tickets-each", 10)
+    assert few["chosen"]["reviews_a_day"] <= 0.5 < many["chosen"]["reviews_a_day"]
+    assert few["knobs"]["probability.critical"] > many["knobs"]["probability.critical"]
+    assert "<svg" in file.read_text()
+    knobs = set_knobs(Knobs(), {name: str(value) for name, value in few["knobs"].items()})
+    assert knobs.probability.critical == few["knobs"]["probability.critical"]
+    code, _, err = place.run(*asked, "--reviewers", 1, "--tickets-each", 2)
+    assert code == 0
+    assert "tiebreak backtest run locate" in err
+
+
+def test_a_leak_stops_a_run_until_it_is_waived(place: Place) -> None:
+    """Tickets were decided by other history than training reads."""
+    place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
+    training = ("train", "locate", "--as", "ann", "--trees", 5)
+    place.json("tickets", "decide", "locate", "--since", "2020-01-01", "--as", "ann")
+    sound = place.json(*training)["leakage"]
+    assert (sound["compared_with_serving"], sound["waived"]) == (500, [])
+    place.alter("UPDATE tickets SET context = regexp_replace(context, ':[0-9]+', ':77')")
+    error = place.json(*training, code=3)["error"]
+    assert error["code"] == "leakage_found"
+    names = [leak["feature"] for leak in error["leaks"]]
+    assert {leak["kind"] for leak in error["leaks"]} == {"differs_from_serving"}
+    waiving = [word for name in names for word in ("--waive-leakage", name)]
+    assert place.json(*training, *waiving, code=3)["error"]["code"] == "waiver_unfit"
+    waived = place.json(*training, *waiving, "--reason", "history was mended")["leakage"]["waived"]
+    assert [leak["feature"] for leak in waived] == names
+    query = "SELECT result, parameters FROM ml_training_runs ORDER BY started_at DESC LIMIT 2"
+    done, stopped = run(fetch(place.urls.admin, query))
+    assert (done["result"], stopped["result"]) == ("bundled", "failed")
+    assert json.loads(done["parameters"])["waived"] == dict.fromkeys(names, "history was mended")

@@ -39,16 +39,18 @@ class SnapshotUnclear(InvalidInput):
     code = "snapshot_unclear"
 
 
-def keep(artifacts: ArtifactStore, snapshot: Snapshot) -> dict[str, Any]:
-    """Stores a snapshot that was read from the store, unless it is there; gives its manifest."""
-    digest = snapshot.data_hash
-    if artifacts.has_snapshot(digest):
-        return manifest_of(artifacts, digest)
-    manifest = describe(snapshot)
-    whole, buffer = table_of(snapshot), io.BytesIO()
-    whole.write_parquet(buffer, compression="zstd")
-    artifacts.put_snapshot(digest, buffer.getvalue(), _json(manifest))
-    return manifest
+def dump(snapshot: Snapshot) -> tuple[bytes, bytes]:
+    """The data and the manifest of a snapshot that was read from the store."""
+    buffer = io.BytesIO()
+    table_of(snapshot).write_parquet(buffer, compression="zstd")
+    return buffer.getvalue(), _json(describe(snapshot))
+
+
+def put(artifacts: ArtifactStore, data: bytes, manifest: bytes) -> None:
+    """Stores what `dump` gave; a snapshot that is there stays as it is."""
+    digest = str(orjson.loads(manifest)["hash"])
+    if not artifacts.has_snapshot(digest):
+        artifacts.put_snapshot(digest, data, manifest)
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from tiebreak.errors import TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.training import handover
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.fit import Parameters, Progress
-from tiebreak.training.kept_snapshots import keep
 from tiebreak.training.snapshot import read_snapshot
 from tiebreak.training.train import TrainingResult, train
 
@@ -75,7 +75,6 @@ class Trainer:
         snapshot = await read_snapshot(
             self.db, workflow, known_by=known_by, entity_secret=self.entity_secret
         )
-        await asyncio.to_thread(keep, self.artifacts, snapshot)
         parameters = replace(
             parameters,
             valid_from=valid_from or latest_share(snapshot),
@@ -90,15 +89,17 @@ class Trainer:
         except TiebreakError as error:
             await self._record(row | {"result": "failed", "metrics": _json({"error": error.code})})
             raise
-        digest = await asyncio.to_thread(self._store, workflow.name, result)
+        digest = await asyncio.to_thread(self._store, snapshot, result)
         metrics = {**result.metrics, **{k: result.manifest[k] for k in ("family", "families")}}
         done = {"bundle_digest": digest, "result": "bundled", "metrics": _json(metrics)}
         await self._record(row | done | {"versions": _json(result.manifest["versions"])})
         return Run(row["run_id"], workflow.name, digest, result.manifest)
 
-    def _store(self, workflow: str, result: TrainingResult) -> str:
-        digest = self.artifacts.put_bundle(make_bundle(result.parts, self.keys))
-        self.artifacts.set_alias(workflow, "risk_model_candidate", digest)
+    def _store(self, snapshot: Snapshot, result: TrainingResult) -> str:
+        parts, beside = handover.unwrap(handover.wrap(snapshot, result))
+        digest = self.artifacts.put_bundle(make_bundle(parts, self.keys))
+        handover.store(self.artifacts, digest, beside)
+        self.artifacts.set_alias(snapshot.workflow.name, "risk_model_candidate", digest)
         return digest
 
     async def _record(self, row: dict[str, Any]) -> None:
