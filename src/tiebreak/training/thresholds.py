@@ -77,12 +77,13 @@ class Curve:
     def of(cls, judged: Judged, terms: Terms) -> Curve:
         """The curve over all thresholds that part the scores, and one above them all."""
         order = np.argsort(-judged.scores, kind="stable")
-        scores, weights = judged.scores[order], judged.weights[order] / judged.days
+        scores, weights = judged.scores[order], judged.weights[order]
         bad = weights * judged.truth[order]
         ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
-        reviews = np.append(0.0, np.cumsum(weights)[ends])[::-1]
-        caught = np.append(0.0, np.cumsum(bad)[ends])[::-1]
-        missed, needless = bad.sum() - caught, reviews - caught
+        # divided at the end: sums of whole weights are exact, and a capacity is met exactly
+        reviews = np.append(0.0, np.cumsum(weights)[ends])[::-1] / judged.days
+        caught = np.append(0.0, np.cumsum(bad)[ends])[::-1] / judged.days
+        missed, needless = bad.sum() / judged.days - caught, reviews - caught
         costs = missed * terms.cost_missed + needless * terms.cost_needless
         return cls(_between(scores[ends])[::-1], reviews, missed, needless, costs)
 
