@@ -100,6 +100,7 @@ def test_families_are_compared_in_a_report(place: Place) -> None:
         *("xgboost", "lightgbm", "hist_gradient_boosting", "ebm"),
         *("linear", "ensemble", "rules"),
     }
+    assert report["slices"].keys() == {"ticket_type", "work_type"}
     html, markdown = (file.read_text() for file in files)
     assert all(sentence.split(":")[0] in html for sentence in report["verdict"]["said"])
     drawings = sorted(place.folder.glob("report-*.svg"))
@@ -122,9 +123,31 @@ def test_thresholds_are_chosen_by_capacity_and_cost(place: Place) -> None:
     assert "tiebreak backtest run locate" in err
 
 
-def test_a_leak_stops_a_run_until_it_is_waived(place: Place) -> None:
-    """Tickets were decided by other history than training reads."""
+@pytest.fixture(scope="module")
+def in_production(place: Place) -> None:
+    """Rules alone decide."""
     place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
+
+
+def test_a_correction_made_when_the_outcome_was_known_does_not_train(
+    place: Place, simulation: Simulation, in_production: None
+) -> None:
+    kept = kept_snapshots.load(_artifacts(place), _artifacts(place).list_snapshots()[0])
+    ticket = kept.frame["ticket.id"][5]
+    (row,) = simulation.tickets.filter(pl.col("ticket_id") == ticket).rows(named=True)
+    file = place.folder / "correction.ndjson"
+    file.write_text(json.dumps({**row, "crew_size": 99}, default=str))
+    told = place.json("decide", file, "--workflow", "locate", "--as", "ann")
+    assert (told["decided"], told["rejected"]) == (1, 0)
+    later = f"{END + timedelta(days=70):%Y-%m-%d}"
+    digest = place.json("train", "locate", *BY_ANN, "--trees", 5, "--known-by", later)["data_hash"]
+    manifest = kept_snapshots.manifest_of(_artifacts(place), digest)
+    assert manifest["left_out"] == {"revised_after_outcome": 1}
+    assert ticket not in kept_snapshots.load(_artifacts(place), digest).frame["ticket.id"]
+
+
+def test_a_leak_stops_a_run_until_it_is_waived(place: Place, in_production: None) -> None:
+    """Tickets were decided by other history than training reads."""
     training = ("train", "locate", "--as", "ann", "--trees", 5)
     place.json("tickets", "decide", "locate", "--since", "2020-01-01", "--as", "ann")
     sound = place.json(*training)["leakage"]

@@ -69,6 +69,8 @@ def erase(
     told = act(person, work)
     counts = ", ".join(f"{told[name]} {name}" for name in ("revisions", "decisions", "outcomes"))
     done = f"Erased the content of {told['erased_records']} records: {counts}."
+    if told["removed_snapshots"]:
+        done += f" Removed {len(told['removed_snapshots'])} snapshots that held it."
     would = f"Would erase the content of {counts}; add --yes to do it."
     Output(as_json=json).result(told, done if yes else would)
 
