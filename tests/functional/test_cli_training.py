@@ -92,6 +92,9 @@ def test_families_are_compared_in_a_report(place: Place) -> None:
     alone = place.json("train", "locate", *TRAINING, "--trials", 3, "--family", "best")
     assert alone["bundle_digest"] == told["bundle_digest"]  # looking on changes no model
     report = place.json("reports", "show", told["bundle_digest"])
+    again = place.folder / "again.html"
+    assert place.run("reports", "show", told["bundle_digest"][:8], "--to", again)[0] == 0
+    assert again.read_text() == files[0].read_text()
     (listed,) = place.json("reports", "list")["reports"]
     assert listed["model"] == told["bundle_digest"]
     assert report["bundled"] == listed["bundled"] == told["family"]
@@ -144,6 +147,8 @@ def test_a_correction_made_when_the_outcome_was_known_does_not_train(
     manifest = kept_snapshots.manifest_of(_artifacts(place), digest)
     assert manifest["left_out"] == {"revised_after_outcome": 1}
     assert ticket not in kept_snapshots.load(_artifacts(place), digest).frame["ticket.id"]
+    assert place.json("snapshots", "remove", digest[:8]) == {"removed": digest}
+    assert digest not in _artifacts(place).list_snapshots()
 
 
 def test_a_leak_stops_a_run_until_it_is_waived(place: Place, in_production: None) -> None:

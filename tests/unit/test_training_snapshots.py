@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from tests.sample_models import START, snapshot
 
+from tiebreak.bundles import artifacts as artifacts_room
 from tiebreak.bundles.artifacts import ArtifactStore, SnapshotMissing
 from tiebreak.training import kept_snapshots
 from tiebreak.training.dataset import TICKET_ID, Origin, Snapshot
@@ -89,3 +90,26 @@ def test_snapshots_that_hold_a_ticket_are_forgotten_with_it(tmp_path: Path) -> N
     assert kept_snapshots.forget(artifacts, "other", "t1") == []
     assert kept_snapshots.forget(artifacts, "sample", "t300") == [made[1].data_hash]
     assert artifacts.list_snapshots() == (made[0].data_hash,)
+
+
+@pytest.mark.parametrize("lacking", ["data.parquet", "manifest.json"])
+def test_an_interrupted_writing_or_removal_leaves_no_half_snapshot(
+    tmp_path: Path, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts, made = ArtifactStore(tmp_path), taken()
+    data, manifest = kept_snapshots.dump(made)
+    whole = artifacts_room.write_whole
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if path.name == lacking:
+            raise OSError("no space left")
+        whole(path, content)
+
+    monkeypatch.setattr(artifacts_room, "write_whole", interrupted)
+    with pytest.raises(OSError, match="no space left"):
+        kept_snapshots.put(artifacts, data, manifest)
+    assert artifacts.list_snapshots() == ()
+    assert kept_snapshots.forget(artifacts, "sample", "t1") == []
+    monkeypatch.undo()
+    kept_snapshots.put(artifacts, data, manifest)
+    assert kept_snapshots.load(artifacts, made.data_hash).frame.height == 300

@@ -128,10 +128,10 @@ class ArtifactStore:
         return tuple(sorted(path.name for path in paths if _NAME.fullmatch(path.name)))
 
     def put_snapshot(self, digest: str, data: bytes, manifest: bytes) -> None:
-        """Stores a data set snapshot; it is there once its manifest is."""
+        """Stores a data set snapshot; it is there while its data is, and then has its manifest."""
         folder = self._snapshot(digest)
-        write_whole(folder / "data.parquet", data)
         write_whole(folder / "manifest.json", manifest)
+        write_whole(folder / "data.parquet", data)
 
     def read_snapshot(self, digest: str) -> bytes:
         """The snapshot's data; SnapshotMissing."""
@@ -143,11 +143,13 @@ class ArtifactStore:
 
     def has_snapshot(self, digest: str) -> bool:
         """Whether a snapshot of this hash is here."""
-        return (self._snapshot(digest) / "manifest.json").is_file()
+        return (self._snapshot(digest) / "data.parquet").is_file()
 
     def list_snapshots(self) -> tuple[str, ...]:
         """Hashes of all snapshots, sorted."""
-        return tuple(sorted(path.parent.name for path in self._root.glob("snapshots/*/*.json")))
+        return tuple(
+            sorted(path.parent.name for path in self._root.glob("snapshots/*/data.parquet"))
+        )
 
     def delete_snapshot(self, digest: str) -> None:
         """Removes a snapshot, its data first."""

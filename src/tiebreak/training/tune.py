@@ -10,15 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.evaluate import average_precision
 from tiebreak.training.fit import DEEPEST, Family, Parameters, Progress, fit
 from tiebreak.training.prepare import Prepared, TooLittleData, folds, prepare
+
+if TYPE_CHECKING:
+    import optuna  # slow to import, and only needed to search
 
 FOLDS = 3
 _STARTUP_TRIALS = 4  # of a family before any is pruned
@@ -52,6 +54,8 @@ def tune(
     snapshot: Snapshot, families: Sequence[Family], parameters: Parameters, progress: Progress
 ) -> dict[Family, Tuned]:
     """The best parameters of each family; TooLittleData where a fold cannot be judged."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared = [prepare(split) for split in folds(snapshot, parameters, FOLDS)]
     for fold in prepared:
@@ -90,6 +94,8 @@ class _Search:
     def __init__(
         self, family: Family, parameters: Parameters, prepared: Sequence[Prepared]
     ) -> None:
+        import optuna
+
         self._family: Family = family
         self._given = parameters
         self._prepared = prepared
@@ -104,6 +110,8 @@ class _Search:
 
     def try_one(self) -> float:
         """The mean PR-AUC over the folds of one more trial, over those reached if it is pruned."""
+        from optuna.trial import TrialState
+
         trial = self._study.ask()
         chosen = self._tried[trial.number] = self._chosen(trial)
         reached: list[float] = []
@@ -114,7 +122,7 @@ class _Search:
             reached.append(average_precision(margins, truth, fold.validation.weights))
             trial.report(float(np.mean(reached)), number)
             if number < len(self._prepared) - 1 and trial.should_prune():
-                self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                self._study.tell(trial, state=TrialState.PRUNED)
                 return 0.0
         mean = float(np.mean(reached))
         self._study.tell(trial, mean)
@@ -123,7 +131,7 @@ class _Search:
     def best(self) -> Tuned:
         """The best of the trials that went through all folds, the first of equals."""
         trials = self._study.get_trials(deepcopy=False)
-        whole = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+        whole = [trial for trial in trials if trial.state.name == "COMPLETE"]
         best = max(whole, key=lambda trial: (trial.value or 0.0, -trial.number))
         return Tuned(
             parameters=self._tried[best.number],
