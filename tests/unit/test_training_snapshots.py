@@ -70,6 +70,7 @@ def test_the_order_of_columns_and_the_cut_into_chunks_change_no_hash() -> None:
         ([0, 1], [None, 1]),
         (["", "a"], [None, "a"]),
         (["ab", "c"], ["a", "bc"]),
+        (["ab", "c"], ["ab", "d"]),
         ([0.0, 1.0], [float("nan"), 1.0]),
         ([True, False], [False, True]),
         ([1, 2], [1.0, 2.0]),

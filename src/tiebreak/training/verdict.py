@@ -37,7 +37,7 @@ def _against_rules(
         ], True
     why = "worse than" if gain["high"] < 0 else "not to be told from"
     return [
-        f"Do not serve a model: {chosen} (PR-AUC {figure}) is {why} the rules alone ({rules}); "
+        f"Do not serve a model: {chosen}, PR-AUC {figure}, is {why} the rules alone, {rules}; "
         f"the difference is {_interval(gain)}."
     ], False
 
@@ -61,7 +61,7 @@ def _against_family(name: str, chosen: str, gain: Figure, by_name: Mapping[str, 
         if costs[name][key] < 0.8 * costs[chosen][key]
     ]
     also = f"; it is {' and '.join(cheaper)}" if cheaper else ""
-    return f"{name} is as good within chance ({_interval(gain)}){also}."
+    return f"{name} is as good within chance, behind by {_interval(gain)}{also}."
 
 
 def _against_yardsticks(against: Mapping[str, Figure], chosen: str) -> list[str]:
@@ -73,12 +73,13 @@ def _against_yardsticks(against: Mapping[str, Figure], chosen: str) -> list[str]
     elif linear["low"] > 0:
         one = f"{yardstick} is behind by {_interval(linear)}: the trees are worth their size."
     else:
-        one = f"{yardstick} is as good within chance ({_interval(linear)})."
+        one = f"{yardstick} is as good within chance, behind by {_interval(linear)}."
     if ensemble["high"] < 0:
         by = _interval(_negative(ensemble))
         other = f"An ensemble of all families ranks better than {chosen} by {by}; none is served."
     else:
-        other = f"An ensemble of all families does not earn its costs ({_interval(ensemble)})."
+        by = _interval(_negative(ensemble))
+        other = f"An ensemble of all families does not earn its costs: it is ahead by {by}."
     return [one, other]
 
 
