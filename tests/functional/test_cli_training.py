@@ -111,6 +111,12 @@ def test_families_are_compared_in_a_report(place: Place) -> None:
     assert all(f"]({drawing.name})" in markdown for drawing in drawings)
 
 
+@pytest.mark.parametrize("budget", [("20x",), ("m",), ("20m", "--trials", 3)])
+def test_an_unfit_budget_is_refused(place: Place, budget: tuple[object, ...]) -> None:
+    error = place.json("train", "locate", *BY_ANN, "--tune", *budget, code=3)["error"]
+    assert error["code"] == "budget_unfit"
+
+
 def test_thresholds_are_chosen_by_capacity_and_cost(place: Place) -> None:
     asked = ("thresholds", "locate", "--cost-missed", 500, "--cost-needless", 20)
     file = place.folder / "thresholds.html"

@@ -28,6 +28,7 @@ def test_a_search_with_a_budget_of_time_is_repeated_by_its_trials() -> None:
     assert sum(one["trials"] for one in timed.manifest["families"].values()) == trials
     assert pack(_train(trials).parts) == pack(timed.parts)
     assert "seconds" not in str(timed.manifest)
+    assert "optuna" in timed.manifest["versions"]
 
 
 def test_another_number_of_trials_or_seed_is_another_bundle() -> None:

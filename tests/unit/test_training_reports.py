@@ -21,6 +21,7 @@ def figure(value: float, spread: float = 0.01) -> dict[str, float]:
 
 def contender(name: str, kind: str, pr_auc: float) -> dict[str, Any]:
     figures = {name: figure(pr_auc) for name in ("pr_auc", "auc", "recall", "calibration_error")}
+    figures["score_less_rate"] = figure(0.0)
     times = ("score_one_us", "score_batch_us_a_row", "explain_batch_us_a_row")
     costs = dict.fromkeys((*times, "bytes"), 10.0)
     return {
@@ -107,6 +108,17 @@ def test_a_model_that_is_not_better_than_the_rules_is_not_to_be_served(
 )
 def test_families_are_told_apart_only_where_it_is_not_chance(other: float, words: str) -> None:
     assert any(words in sentence for sentence in report(other=other)["verdict"]["said"])
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"), [(0.2, "too high"), (-0.2, "too low"), (0.005, None), (0.015, None)]
+)
+def test_scores_that_are_no_probabilities_are_named(gap: float, words: str | None) -> None:
+    data = report()
+    data["contenders"][0]["figures"]["score_less_rate"] = figure(gap)
+    said = [s for s in verdict(data)["said"] if s.startswith("Of xgboost in all")]
+    assert len(said) == (words is not None)
+    assert all(words is not None and words in sentence for sentence in said)
 
 
 def test_a_group_for_which_less_is_caught_is_named() -> None:

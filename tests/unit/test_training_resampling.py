@@ -38,6 +38,12 @@ def test_a_calibrated_score_has_no_calibration_error_and_a_rank_none_at_all() ->
     assert np.isnan(mere.calibration_error(np.ones(100)))
 
 
+def test_scores_twice_too_high_are_seen_as_such() -> None:
+    scores, truth, weights = drawn(1)
+    gap = Ranked.of(np.minimum(2 * scores, 1), truth).score_less_rate(weights)
+    assert gap > 0.15 > abs(Ranked.of(scores, truth).score_less_rate(weights))
+
+
 def test_intervals_hold_the_figure_and_are_the_same_again() -> None:
     scores, truth, weights = drawn(1)
     ranked = Ranked.of(scores, truth)

@@ -187,6 +187,7 @@ def _told(one: Contender, weights: Floats, share: float, seed: int) -> dict[str,
     }
     if ranked.is_probability:
         measures["calibration_error"] = ranked.calibration_error
+        measures["score_less_rate"] = ranked.score_less_rate
     return {
         "name": one.name,
         "kind": one.kind,

@@ -75,6 +75,10 @@ class Ranked:
         ]
         return float(sum(errors) / weights.sum())
 
+    def score_less_rate(self, weights: Floats) -> float:
+        """The mean score less the rate of positives: above 0 scores are too high."""
+        return float((weights * (self.scores - self.truth)).sum() / weights.sum())
+
     def _groups(self, weights: Floats) -> tuple[Floats, Floats]:
         """Weights of positives and of all rows at each distinct score, the highest first."""
         ordered = weights[self.order]

@@ -108,7 +108,8 @@ def _manifest(
     fingerprint: str,
 ) -> dict[str, Any]:
     workflow = split.training.workflow
-    libraries = (*_LIBRARIES, *(one.booster.library for one in fitted))
+    searching = ("optuna",) if tuned else ()
+    libraries = (*_LIBRARIES, *searching, *(one.booster.library for one in fitted))
     return {
         "workflow": workflow.name,
         "workflow_version": workflow.version,

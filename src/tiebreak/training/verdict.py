@@ -8,6 +8,7 @@ from typing import Any
 from tiebreak.training.resampling import Figure
 
 RULES, LINEAR, ENSEMBLE = "rules", "linear", "ensemble"
+LEAST_GAP = 0.02  # between mean score and rate that is worth saying
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,6 +20,9 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         if one["kind"] == "served" and one["name"] != chosen:
             said.append(_against_family(one["name"], chosen, against[one["name"]], by_name))
     said += _against_yardsticks(against, chosen)
+    gap = by_name[chosen]["figures"]["score_less_rate"]
+    if abs(gap["value"]) >= LEAST_GAP:
+        said += _gap(f"Of {chosen} in all", gap)
     said += _slices(report)
     return {"use": chosen if is_worth else RULES, "is_worth_serving": is_worth, "said": said}
 
@@ -96,11 +100,16 @@ def _slices(report: Mapping[str, Any]) -> list[str]:
                     f"In {name} fewer bad ends are caught: {_interval(figures['recall'])}, "
                     f"of all {recall:.3f}."
                 )
-            gap = figures["score_less_rate"]
-            if gap["low"] > 0 or gap["high"] < 0:
-                way = "high" if gap["low"] > 0 else "low"
-                said.append(f"In {name} scores are too {way}, by {_interval(gap)}.")
+            said += _gap(f"In {name}", figures["score_less_rate"])
     return said
+
+
+def _gap(where: str, gap: Figure) -> list[str]:
+    """Whether scores are off, not by chance."""
+    if gap["low"] <= 0 <= gap["high"]:
+        return []
+    way = "high" if gap["low"] > 0 else "low"
+    return [f"{where} scores are too {way}, by {_interval(gap)}: they are no probabilities."]
 
 
 def _interval(figure: Figure) -> str:
