@@ -61,7 +61,7 @@ def test_a_snapshot_is_kept_used_again_and_made_again(place: Place) -> None:
 
 def test_an_altered_snapshot_is_refused(place: Place) -> None:
     (digest,) = _artifacts(place).list_snapshots()
-    file: Path = place.folder / "data" / "artifacts" / "snapshots" / digest / "data.parquet"
+    file: Path = place.folder / "data" / "artifacts" / "snapshots" / f"{digest}.parquet"
     whole = file.read_bytes()
     changed = pl.read_parquet(file).with_columns(pl.col("label.value").reverse())
     changed.write_parquet(file)

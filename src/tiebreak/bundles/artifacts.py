@@ -3,7 +3,7 @@
     bundles/<digest>.bundle
     aliases/<workflow>/risk_model_latest, risk_model_candidate
     checkpoints/<name>
-    snapshots/<hash>/data.parquet, manifest.json
+    snapshots/<hash>.parquet, <hash>.json
     reports/<digest>.json
 
 Files appear whole or not at all. An alias is for people and tools; what may be loaded is named
@@ -129,32 +129,29 @@ class ArtifactStore:
 
     def put_snapshot(self, digest: str, data: bytes, manifest: bytes) -> None:
         """Stores a data set snapshot; it is there while its data is, and then has its manifest."""
-        folder = self._snapshot(digest)
-        write_whole(folder / "manifest.json", manifest)
-        write_whole(folder / "data.parquet", data)
+        write_whole(self._snapshot(digest, "json"), manifest)
+        write_whole(self._snapshot(digest, "parquet"), data)
 
     def read_snapshot(self, digest: str) -> bytes:
         """The snapshot's data; SnapshotMissing."""
-        return self._snapshot_part(digest, "data.parquet")
+        return self._snapshot_part(digest, "parquet")
 
     def read_snapshot_manifest(self, digest: str) -> bytes:
         """The snapshot's manifest; SnapshotMissing."""
-        return self._snapshot_part(digest, "manifest.json")
+        return self._snapshot_part(digest, "json")
 
     def has_snapshot(self, digest: str) -> bool:
         """Whether a snapshot of this hash is here."""
-        return (self._snapshot(digest) / "data.parquet").is_file()
+        return self._snapshot(digest, "parquet").is_file()
 
     def list_snapshots(self) -> tuple[str, ...]:
         """Hashes of all snapshots, sorted."""
-        return tuple(
-            sorted(path.parent.name for path in self._root.glob("snapshots/*/data.parquet"))
-        )
+        return tuple(sorted(path.stem for path in self._root.glob("snapshots/*.parquet")))
 
     def delete_snapshot(self, digest: str) -> None:
         """Removes a snapshot, its data first."""
-        for name in ("data.parquet", "manifest.json"):
-            (self._snapshot(digest) / name).unlink(missing_ok=True)
+        for kind in ("parquet", "json"):
+            self._snapshot(digest, kind).unlink(missing_ok=True)
 
     def put_report(self, digest: str, data: bytes) -> None:
         """Stores the training report of a bundle."""
@@ -174,12 +171,12 @@ class ArtifactStore:
     def _bundle(self, digest: str) -> Path:
         return self._root / "bundles" / f"{_digest(digest)}.bundle"
 
-    def _snapshot(self, digest: str) -> Path:
-        return self._root / "snapshots" / _digest(digest)
+    def _snapshot(self, digest: str, kind: str) -> Path:
+        return self._root / "snapshots" / f"{_digest(digest)}.{kind}"
 
-    def _snapshot_part(self, digest: str, name: str) -> bytes:
+    def _snapshot_part(self, digest: str, kind: str) -> bytes:
         try:
-            return (self._snapshot(digest) / name).read_bytes()
+            return self._snapshot(digest, kind).read_bytes()
         except FileNotFoundError as error:
             raise SnapshotMissing(digest=digest) from error
 

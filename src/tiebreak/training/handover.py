@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import orjson
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.training import kept_snapshots
 from tiebreak.training.dataset import Snapshot
-from tiebreak.training.train import TrainingResult
+
+if TYPE_CHECKING:
+    from tiebreak.training.train import TrainingResult  # who stores trains nothing
 
 _BESIDE = "beside/"  # no part of a bundle
 DATA, MANIFEST, REPORT = "data.parquet", "snapshot.json", "report.json"
