@@ -104,6 +104,11 @@ def folds(snapshot: Snapshot, parameters: Parameters, count: int) -> list[Split]
     ]
 
 
+def check_comparable(split: Split) -> None:
+    """TooLittleData where nothing can be ranked, because all validation rows end alike."""
+    _check(split.validation, "validation", 2, 1)
+
+
 def _check(part: Snapshot, name: str, least_rows: int, least_positives: int) -> None:
     rows, positives = part.frame.height, int(part.label.sum())
     if rows < least_rows:

@@ -184,11 +184,11 @@ def _between(scores: Floats) -> Floats:
     Each stands between its score and the next lower one, with few digits where there is room.
     """
     lower = np.append(scores[1:], 0.0)
-    middle = (scores + lower) / 2
-    short = np.round(middle, _DIGITS)
-    fits = (short <= scores) & (short > lower)
-    above = min(1.0, float(np.nextafter(scores[0], 2.0)))
-    return np.append(max(above, (1.0 + scores[0]) / 2), np.where(fits, short, middle))
+    found = middle = (scores + lower) / 2
+    for digits in (_DIGITS + 4, _DIGITS + 2, _DIGITS):
+        short = np.round(middle, digits)
+        found = np.where((short <= scores) & (short > lower), short, found)
+    return np.append((1.0 + scores[0]) / 2, found)
 
 
 def _cuts(now: Cuts, review_from: str, found: list[float]) -> dict[str, float]:

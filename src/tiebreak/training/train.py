@@ -17,7 +17,7 @@ from tiebreak.training.fit import FAMILIES, Family, Parameters, Progress, fit
 from tiebreak.training.fitted import Fitted, as_json, calibrated, exported
 from tiebreak.training.leakage import check_leakage
 from tiebreak.training.parity import prove_parity
-from tiebreak.training.prepare import Split, prepare, split_by_time
+from tiebreak.training.prepare import Split, check_comparable, prepare, split_by_time
 from tiebreak.training.tune import SPACES, Tuned, tune
 
 _LIBRARIES = ("numpy", "numba", "onnx", "onnxruntime", "polars", "scikit-learn", "scipy")
@@ -46,6 +46,8 @@ def train(
     ExportRefused, OpenmpMissing and EbmMissing.
     """
     split = split_by_time(snapshot, parameters)
+    if parameters.is_compared:
+        check_comparable(split)
     progress("texts", 0.0)
     prepared = prepare(split)
     progress("leakage", 0.0)
