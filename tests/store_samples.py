@@ -137,7 +137,7 @@ def decision_row(ticket: StoredTicket, ordinal: int = 1, **more: Any) -> dict[st
         "rules_band": 1,
         "rules_points": 5,
         "hard_floor": None,
-        "fired": '[{"rule":"deep"}]',
+        "fired": '[{"rule":"deep","values":{}}]',
         "model_status": "scored",
         "margin": 0.1 + 0.2,
         "score": 1 / 3,

@@ -18,6 +18,8 @@ from tiebreak.bundles.artifacts import (
     BundleMissing,
     CheckpointExists,
     CheckpointMissing,
+    ReportMissing,
+    SnapshotMissing,
 )
 from tiebreak.bundles.blobs import ArtifactsUnavailable, Blobs
 from tiebreak.bundles.bucket import Bucket
@@ -90,6 +92,7 @@ def test_a_place_that_fails_says_so(away: Blobs) -> None:
         lambda: away.get("a/one"),
         lambda: away.put("a/one/two", b""),
         lambda: away.put_new("a/one/two", b""),
+        lambda: away.delete("a/one/two"),
     ):
         with pytest.raises(ArtifactsUnavailable) as caught:
             act()
@@ -113,6 +116,17 @@ def test_of_many_writers_at_once_one_wins(opened: Opened) -> None:
     for name, won in zip(NAMES, zip(*told, strict=True), strict=True):
         (winner,) = (number for number, is_mine in enumerate(won) if is_mine)
         assert opened().get(name) == str(winner).encode()
+
+
+def test_what_is_deleted_is_gone_alone_and_may_come_back(blobs: Blobs, opened: Opened) -> None:
+    for name in ("a/one", "a/one.json", "a/two"):
+        blobs.put(name, b"first")
+        blobs.put(name, b"second")
+    opened().delete("a/one")
+    blobs.delete("a/one")
+    assert (blobs.has("a/one"), blobs.get("a/one")) == (False, None)
+    assert blobs.names("a") == ("one.json", "two")
+    assert blobs.put_new("a/one", b"third")
 
 
 def test_names_are_those_of_one_folder_in_order(blobs: Blobs) -> None:
@@ -188,12 +202,38 @@ def test_checkpoints_are_listed_in_order_and_from_one_on(artifacts: ArtifactStor
     assert artifacts.list_checkpoints(after="a.json") == ("b.json", "c.json")
 
 
+def test_a_snapshot_is_there_while_its_data_is(artifacts: ArtifactStore, blobs: Blobs) -> None:
+    artifacts.put_snapshot(OTHER, b"data", b"{}")
+    assert artifacts.has_snapshot(OTHER)
+    assert artifacts.list_snapshots() == (OTHER,)
+    assert artifacts.read_snapshot(OTHER) == b"data"
+    assert artifacts.read_snapshot_manifest(OTHER) == b"{}"
+    blobs.delete(f"snapshots/{OTHER}.parquet")  # as where a removal was interrupted
+    assert not artifacts.has_snapshot(OTHER)
+    assert artifacts.list_snapshots() == ()
+    artifacts.delete_snapshot(OTHER)
+    assert blobs.names("snapshots") == ()
+    for read in (artifacts.read_snapshot, artifacts.read_snapshot_manifest):
+        with pytest.raises(SnapshotMissing):
+            read(OTHER)
+
+
+def test_a_report_is_found_by_its_model(artifacts: ArtifactStore) -> None:
+    with pytest.raises(ReportMissing):
+        artifacts.read_report(OTHER)
+    artifacts.put_report(OTHER, b"{}")
+    assert artifacts.read_report(OTHER) == b"{}"
+    assert artifacts.list_reports() == (OTHER,)
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".x", "x" * 129, "a\0"])
 def test_a_name_cannot_lead_elsewhere(artifacts: ArtifactStore, name: str) -> None:
     for act in (
         lambda: artifacts.put_checkpoint(name, b""),
         lambda: artifacts.read_alias(name, "risk_model_latest"),
         lambda: artifacts.has_bundle(name),
+        lambda: artifacts.delete_snapshot(name),
+        lambda: artifacts.put_report(name, b""),
     ):
         with pytest.raises(ArtifactNameUnfit):
             act()

@@ -244,6 +244,18 @@ def test_versions_are_kept_of_what_is_replaced(s3_server: s3.S3) -> None:
     assert len(s3_server.client().list_object_versions(Bucket=s3.BUCKET)["Versions"]) == 2
 
 
+def test_of_what_is_deleted_no_version_is_left(s3_server: s3.S3) -> None:
+    blobs, client = Bucket(s3_server.settings()), s3_server.client()
+    for name in ("snapshots/one", "snapshots/one.more"):
+        blobs.put(name, b"first")
+        blobs.put(name, b"second")
+        client.delete_object(Bucket=s3.BUCKET, Key=f"{s3.PREFIX}/{name}")  # leaves a marker
+    blobs.delete("snapshots/one")
+    left = client.list_object_versions(Bucket=s3.BUCKET)
+    keys = [each["Key"] for kind in ("Versions", "DeleteMarkers") for each in left[kind]]
+    assert keys == [f"{s3.PREFIX}/snapshots/one.more"] * 3
+
+
 def test_credentials_are_never_logged(
     s3_server: s3.S3, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

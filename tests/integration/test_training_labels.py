@@ -15,7 +15,7 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.bands import Band
-from tiebreak.core.workflow import Label, LabelSource, Workflow
+from tiebreak.core.workflow import Label, LabelSource, RuleSet, Workflow
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.training.labels import KnownLabel, read_labels
@@ -174,7 +174,11 @@ async def test_a_snapshot_carries_the_weights(db: Database, lane: Lane) -> None:
 
     async def taken(*precedence: LabelSource) -> Any:
         return await read_snapshot(
-            db, workflow(*precedence), known_by=BY_THEN, entity_secret=KEYRING.entity_key
+            db,
+            workflow(*precedence),
+            known_by=BY_THEN,
+            entity_secret=KEYRING.entity_key,
+            rules=RuleSet(),
         )
 
     found = await taken(*ALL)

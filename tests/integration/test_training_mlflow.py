@@ -23,6 +23,7 @@ from tiebreak.core.model import MANIFEST
 from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.settings import MlflowSettings, Settings
 from tiebreak.store import roles
+from tiebreak.training import handover
 from tiebreak.training.fit import Parameters
 from tiebreak.training.process import Told, Trained
 from tiebreak.training.requests import Request
@@ -45,7 +46,11 @@ MANIFEST_OF = {
     "parameters": {"rounds": 10, "valid_from": MOMENT.isoformat()},
     "metrics": {"auc": 0.75, "pr_auc": None, "reliability": [[0.1, 0.2]], "rows": 100},
 }
-TRAINED = Trained({MANIFEST: orjson.dumps(MANIFEST_OF), "onnx": b"\0"}, MANIFEST_OF)
+TRAINED = Trained(
+    {MANIFEST: orjson.dumps(MANIFEST_OF), "onnx": b"\0"},
+    MANIFEST_OF,
+    {handover.DATA: b"tickets", handover.MANIFEST: b"{}", handover.REPORT: b"{}"},
+)
 
 
 def turn() -> Turn:
@@ -97,7 +102,8 @@ async def test_a_run_is_told_with_its_figures_and_its_manifest(uri: str, tmp_pat
     assert found.data.tags["tiebreak.bundle_digest"] == DIGEST
     assert "ann" not in str(found.to_dictionary())
     artifacts = tmp_path / "artifacts" / "mlflow" / "locate"
-    assert [path.name for path in artifacts.rglob("*") if path.is_file()] == [MANIFEST] * 2
+    names = sorted(path.name for path in artifacts.rglob("*") if path.is_file())
+    assert names == [MANIFEST] * 2 + [handover.REPORT] * 2
     experiment = client.get_experiment_by_name("tiebreak/locate")
     assert len(client.search_runs([experiment.experiment_id])) == 2
 

@@ -16,6 +16,8 @@ RIGHTS = {
     "get_object": "s3:GetObject",
     "head_object": "s3:GetObject",
     "list_objects_v2": "s3:ListBucket",
+    "list_object_versions": "s3:ListBucketVersions",
+    "delete_object": "s3:DeleteObjectVersion",
     "put_object": "s3:PutObject",
 }
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tiebreak.training.lightgbm_booster import ZERO, least_above
+from tiebreak.training.lightgbm_booster import ZERO, least_above_zero
 
 MOST = np.finfo(np.float32).max
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -36,13 +36,13 @@ def neighbours(x: np.float32) -> list[np.float32]:
 def test_values_around_a_threshold_take_the_same_side(near: float, part: float) -> None:
     around = neighbours(np.float32(near))
     threshold = near + part * (float(around[4]) - float(around[2]))
-    (border,) = least_above(np.array([threshold]))
+    (border,) = least_above_zero(np.array([threshold]))
     for x in around:
         assert (x < border) == goes_left(x, threshold), (x, threshold)
 
 
 @pytest.mark.parametrize(("threshold", "is_left"), [(1e300, True), (-1e300, False)])
 def test_a_threshold_beyond_float32_parts_no_values(threshold: float, is_left: bool) -> None:
-    (border,) = least_above(np.array([threshold]))
+    (border,) = least_above_zero(np.array([threshold]))
     ends = np.array([-MOST, 0, MOST])
     assert ((ends < border) == is_left).all()

@@ -213,6 +213,15 @@ def test_each_mistake_in_the_way_of_a_release(
     assert [(where, what in text) for where, text in found] == [(f"workflow.yaml:{line}", True)]
 
 
+def test_slices_are_part_of_the_version_where_there_are_any(tmp_path: Path) -> None:
+    plain, sliced = (
+        check(tmp_path, workflow=WORKFLOW + line).workflow
+        for line in ("slices: []\n", "slices: [method]\n")
+    )
+    assert plain.version == check(tmp_path).workflow.version != sliced.version
+    assert Workflow.model_validate_json(sliced.model_dump_json()).slices == ("method",)
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     checked = check(
         tmp_path,
@@ -326,7 +335,12 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
          ("workflow.yaml:3", "`title` stands here again")),
         ("workflow", "title: Holes", "title: Holes\nfamily: lightgm",
          ("workflow.yaml:3",
-          "`lightgm` is not one of xgboost, lightgbm, best|did you mean `lightgbm`?")),
+          "`lightgm` is not one of xgboost, lightgbm, hist_gradient_boosting, ebm, best"
+          "|did you mean `lightgbm`?")),
+        ("workflow", "title: Holes", "title: Holes\nslices: [depht]",
+         ("workflow.yaml:3", "unknown field `depht`|did you mean `depth`?")),
+        ("workflow", "title: Holes", "title: Holes\nslices: [depth]",
+         ("workflow.yaml:3", "`depth` is number and makes no slices")),
         # features
         ("features", "depth > 3", "depth > '3'", ("features.yaml:3", "NUMBER")),
         ("features", "hour(opened_at)", "remarks", ("features.yaml:2", "TEXT")),

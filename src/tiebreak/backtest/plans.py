@@ -12,12 +12,10 @@ import orjson
 from tiebreak.backtest.evidence import FORMAT
 from tiebreak.backtest.window import Span, Window
 from tiebreak.core.suggestions import did_you_mean
-from tiebreak.core.workflow import FieldType, Workflow
+from tiebreak.core.workflow import SEGMENT_TYPES, Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import Recipe
-
-SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldType.INTEGER)
 
 
 class SegmentUnfit(InvalidInput):

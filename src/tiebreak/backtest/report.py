@@ -8,8 +8,9 @@ from typing import Any
 
 from tiebreak.backtest.evidence import Backtest
 from tiebreak.backtest.flips import KINDS, ROUTES
-from tiebreak.backtest.plots import lines, matrix, paired_bars
 from tiebreak.core.bands import Band
+from tiebreak.report.page import page, table
+from tiebreak.report.plots import lines, matrix, paired_bars
 
 BANDS = tuple(band.label for band in Band)
 CHANGES = ("reviews", "reviewer_hours", "caught", "missed", "needless_reviews")
@@ -123,9 +124,9 @@ def html(made: Backtest) -> str:
     shown = [name for name in CHANGES if e["label"] or name not in LABELLED]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        _table(("", ""), subject_rows(made)),
+        table(("", ""), subject_rows(made)),
         "<h2>What changes</h2>",
-        _table(("", ""), figure_rows(made)),
+        table(("", ""), figure_rows(made)),
         matrix("Tickets by band", BANDS, figures["bands"]),
         matrix("Tickets by route", ROUTES, figures["routes"]),
         paired_bars(
@@ -145,14 +146,11 @@ def html(made: Backtest) -> str:
                 f"Reviews by {field}",
                 [(s["value"], s["reviews"]["before"], s["reviews"]["after"]) for s in segments],
             ),
-            _table((field, *SEGMENT_COLUMNS), segment_rows(segments)),
+            table((field, *SEGMENT_COLUMNS), segment_rows(segments)),
         ]
-    parts += ["<h2>Examples to open</h2>", _table(EXAMPLE_COLUMNS, example_rows(made))]
+    parts += ["<h2>Examples to open</h2>", table(EXAMPLE_COLUMNS, example_rows(made))]
     parts.append(f"<p>Evidence {made.id}<br>policy {e['policy_hash']}</p>")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        f"</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    return page(title, parts)
 
 
 def comparison(a: Backtest, b: Backtest) -> list[list[str]]:
@@ -181,15 +179,6 @@ def differences(a: Backtest, b: Backtest) -> list[str]:
     return found
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    names = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    head = f"<thead><tr>{names}</tr></thead>" if any(columns) else ""
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return f"<table>{head}<tbody>{body}</tbody></table>"
-
-
 def _change(change: Mapping[str, float]) -> str:
     return f"{change['before']:,} → {change['after']:,} ({change['change']:+,})"
 
@@ -205,11 +194,3 @@ def _move(example: Mapping[str, Any]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-_STYLE = (
-    "body{font-family:system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-    "color:#1f2328;background:#fff}table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{border:1px solid #d0d7de;padding:.25rem .6rem;text-align:left}"
-    "svg{display:block;max-width:100%;height:auto;margin:1rem 0}p{word-break:break-all}"
-)

@@ -1,8 +1,10 @@
-"""The artifacts: bundles by digest, aliases for people, signed checkpoints.
+"""The artifacts: bundles by digest, aliases, signed checkpoints, snapshots, reports.
 
     bundles/<digest>.bundle
     aliases/<workflow>/risk_model_latest, risk_model_candidate
     checkpoints/<name>
+    snapshots/<hash>.parquet, <hash>.json
+    reports/<digest>.json
 
 They lie in a folder or in an S3 bucket. An alias is for people and tools; what may be loaded is
 named by the release record.
@@ -47,6 +49,18 @@ class CheckpointExists(Conflict):
     """A checkpoint of this name exists with other content."""
 
     code = "checkpoint_exists"
+
+
+class SnapshotMissing(NotFound):
+    """No data set snapshot of this hash is among the artifacts."""
+
+    code = "snapshot_missing"
+
+
+class ReportMissing(NotFound):
+    """No training report of this model is among the artifacts."""
+
+    code = "report_missing"
 
 
 class ArtifactNameUnfit(InvalidInput):
@@ -131,8 +145,7 @@ class ArtifactStore:
 
     def list_bundles(self) -> tuple[str, ...]:
         """Digests of all bundles, sorted."""
-        names = self._blobs.names("bundles")
-        return tuple(name.removesuffix(".bundle") for name in names if name.endswith(".bundle"))
+        return self._listed("bundles", ".bundle")
 
     def set_alias(self, workflow: str, alias: Alias, digest: str) -> None:
         """Lets the alias name a bundle that is here; BundleMissing."""
@@ -163,6 +176,47 @@ class ArtifactStore:
         names = self._blobs.names("checkpoints", after=after)
         return tuple(name for name in names if _NAME.fullmatch(name))
 
+    def put_snapshot(self, digest: str, data: bytes, manifest: bytes) -> None:
+        """Stores a data set snapshot; it is there while its data is, and then has its manifest."""
+        self._blobs.put(_snapshot(digest, "json"), manifest)
+        self._blobs.put(_snapshot(digest, "parquet"), data)
+
+    def read_snapshot(self, digest: str) -> bytes:
+        """The snapshot's data; SnapshotMissing."""
+        return self._snapshot_part(digest, "parquet")
+
+    def read_snapshot_manifest(self, digest: str) -> bytes:
+        """The snapshot's manifest; SnapshotMissing."""
+        return self._snapshot_part(digest, "json")
+
+    def has_snapshot(self, digest: str) -> bool:
+        """Whether a snapshot of this hash is here."""
+        return self._blobs.has(_snapshot(digest, "parquet"))
+
+    def list_snapshots(self) -> tuple[str, ...]:
+        """Hashes of all snapshots, sorted."""
+        return self._listed("snapshots", ".parquet")
+
+    def delete_snapshot(self, digest: str) -> None:
+        """Removes a snapshot for good, its data first."""
+        for kind in ("parquet", "json"):
+            self._blobs.delete(_snapshot(digest, kind))
+
+    def put_report(self, digest: str, data: bytes) -> None:
+        """Stores the training report of a bundle."""
+        self._blobs.put(_report(digest), data)
+
+    def read_report(self, digest: str) -> bytes:
+        """The training report of a bundle; ReportMissing."""
+        data = self._blobs.get(_report(digest))
+        if data is None:
+            raise ReportMissing(digest=digest)
+        return data
+
+    def list_reports(self) -> tuple[str, ...]:
+        """Digests of all bundles with a training report, sorted."""
+        return self._listed("reports", ".json")
+
     def examine(self, in_use: Iterable[str] = ()) -> tuple[Problem, ...]:
         """What is wrong with the place, or with these bundles in it, whose copies are kept."""
         digests = tuple(in_use)
@@ -175,6 +229,16 @@ class ArtifactStore:
         except ArtifactsUnavailable as error:
             return (Problem("artifacts", error.code, error.message, error.hint),)
         return (*found, *(self._lost(digest) for digest in missing))
+
+    def _listed(self, folder: str, ending: str) -> tuple[str, ...]:
+        names = self._blobs.names(folder)
+        return tuple(name.removesuffix(ending) for name in names if name.endswith(ending))
+
+    def _snapshot_part(self, digest: str, kind: str) -> bytes:
+        data = self._blobs.get(_snapshot(digest, kind))
+        if data is None:
+            raise SnapshotMissing(digest=digest)
+        return data
 
     def _copied(self, digest: str, keys: BundleKeys) -> Mapping[str, bytes] | None:
         """The parts of the copy on this machine, None without one; a refusal names its file."""
@@ -195,9 +259,15 @@ class ArtifactStore:
 
 
 def _bundle(digest: str) -> str:
-    if not _DIGEST.fullmatch(digest):
-        raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
-    return f"bundles/{digest}.bundle"
+    return f"bundles/{_digest(digest)}.bundle"
+
+
+def _snapshot(digest: str, kind: str) -> str:
+    return f"snapshots/{_digest(digest)}.{kind}"
+
+
+def _report(digest: str) -> str:
+    return f"reports/{_digest(digest)}.json"
 
 
 def _alias(workflow: str, alias: str) -> str:
@@ -206,6 +276,12 @@ def _alias(workflow: str, alias: str) -> str:
 
 def _checkpoint(name: str) -> str:
     return f"checkpoints/{_fit(name)}"
+
+
+def _digest(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactNameUnfit(hint="A digest is 64 lower-case hexadecimal digits.")
+    return digest
 
 
 def _fit(name: str) -> str:

@@ -36,6 +36,10 @@ class Blobs(Protocol):
         """Whether there are bytes of this name."""
         ...
 
+    def delete(self, name: str) -> None:
+        """Takes what has this name away for good, with all earlier versions of it."""
+        ...
+
     def names(self, folder: str, *, after: str = "") -> tuple[str, ...]:
         """Last words of the names directly in this folder that come after `after`, sorted."""
         ...

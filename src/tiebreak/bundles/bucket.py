@@ -117,6 +117,16 @@ class Bucket:
                 raise
             return True
 
+    def delete(self, name: str) -> None:
+        """See `Blobs`. The newest version goes first, what marks it as deleted among them."""
+        key = self._key(name)
+        with self._asking() as client:
+            listing = {"Bucket": self._bucket, "Prefix": key}
+            for page in client.get_paginator("list_object_versions").paginate(**listing):
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    if each["Key"] == key:
+                        client.delete_object(**self._at(name), VersionId=each["VersionId"])
+
     def names(self, folder: str, *, after: str = "") -> tuple[str, ...]:
         """See `Blobs`."""
         start = self._key(folder) + "/"

@@ -53,6 +53,16 @@ class Folder:
         with self._asking():
             return (self._root / name).is_file()
 
+    def delete(self, name: str) -> None:
+        """See `Blobs`."""
+        path = self._root / name
+        with self._asking():
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            _sync_folder(path.parent)
+
     def names(self, folder: str, *, after: str = "") -> tuple[str, ...]:
         """See `Blobs`."""
         with self._asking():

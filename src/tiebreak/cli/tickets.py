@@ -18,6 +18,7 @@ from tiebreak.store import reading
 from tiebreak.store.erasure import erase as erase_ticket
 from tiebreak.store.outcomes import TicketUnknown
 from tiebreak.store.outdated import Window
+from tiebreak.training.kept_snapshots import forget
 
 app = typer.Typer()
 
@@ -54,17 +55,22 @@ def erase(
             "decisions": len(found.decisions),
             "outcomes": len(found.outcomes),
             "erased_records": 0,
+            "removed_snapshots": [],
         }
         if yes:
             async with session.lane.unit() as unit:
                 told["erased_records"] = await erase_ticket(
                     unit, workflow, ticket_id, actor=session.person, reason=reason
                 )
+            # even where nothing was left to erase: a removal may have been interrupted
+            told["removed_snapshots"] = forget(session.artifacts, workflow, ticket_id)
         return told
 
     told = act(person, work)
     counts = ", ".join(f"{told[name]} {name}" for name in ("revisions", "decisions", "outcomes"))
     done = f"Erased the content of {told['erased_records']} records: {counts}."
+    if told["removed_snapshots"]:
+        done += f" Removed {len(told['removed_snapshots'])} snapshots that held it."
     would = f"Would erase the content of {counts}; add --yes to do it."
     Output(as_json=json).result(told, done if yes else would)
 

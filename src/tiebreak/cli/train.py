@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 
+from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.reports import write
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.core.workflow import FamilyChoice
+from tiebreak.errors import InvalidInput
+from tiebreak.settings import Settings
 from tiebreak.training import queue, records
 from tiebreak.training.fit import DEEPEST, Parameters
+from tiebreak.training.leakage import WaiverUnfit
 from tiebreak.training.requests import Request
 from tiebreak.training.runs import Run
 from tiebreak.training.turns import Turn
@@ -21,12 +28,22 @@ from tiebreak.workflows import versions
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+USUAL_REASON = "training"
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class BudgetUnfit(InvalidInput):
+    """This is no budget for a search."""
+
+    code = "budget_unfit"
+
+
 DEFAULTS = Parameters(valid_from=datetime.max.replace(tzinfo=UTC))
 
 
 def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the run's record.")] = "training",
+    reason: Annotated[str, typer.Option(help="Why; it stands on the run's record.")] = USUAL_REASON,
     known_by: Annotated[
         datetime | None,
         typer.Option(formats=DATES, help="Use only what was known by then (UTC); default: now."),
@@ -40,12 +57,30 @@ def command(
     ] = None,
     family: Annotated[
         FamilyChoice | None,
-        typer.Option(help="`best` trains both and takes the better one; default: the workflow's."),
+        typer.Option(help="`best` trains all but `ebm`, takes the best; default: the workflow's."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same data and seed give the same bytes.")] = 0,
     trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
     depth: Annotated[int, typer.Option(min=1, max=DEEPEST)] = DEFAULTS.max_depth,
     learning_rate: Annotated[float, typer.Option(min=0.001, max=1)] = DEFAULTS.learning_rate,
+    tune: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Search parameters for so long: 20m.")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Search parameters by so many trials, over all families.")
+    ] = 0,
+    waive_leakage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FEATURE", help="Train though it leaks; --reason says why."),
+    ] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Compare all families there; .md for Markdown."),
+    ] = None,
+    reviews_a_day: Annotated[
+        float | None,
+        typer.Option(min=0, help="What people can review, for the report; default: a tenth."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Let the task worker train, and return at once.")
     ] = False,
@@ -61,7 +96,16 @@ def command(
     """
     output = Output(as_json=json)
     parameters = replace(
-        DEFAULTS, seed=seed, rounds=trees, max_depth=depth, learning_rate=learning_rate
+        DEFAULTS,
+        seed=seed,
+        rounds=trees,
+        max_depth=depth,
+        learning_rate=learning_rate,
+        trials=trials,
+        tune_seconds=_tune_seconds(tune, trials),
+        waived=_waived(waive_leakage or [], reason),
+        is_compared=bool(report),
+        reviews_a_day=reviews_a_day,
     )
 
     async def asked(session: Session) -> Request:
@@ -90,16 +134,40 @@ def command(
         turn = act(person, queued)
         output.result(records.waiting(turn), f"Queued: training run {turn.run_id}.")
         output.note(f"Next: `tiebreak training show {str(turn.run_id)[:8]}`")
+        if report:
+            output.note("Then: `tiebreak reports show MODEL --to FILE`")
         return
     run = act(person, trained)
     output.result(as_data(run), metrics_table(run))
     if run.tracked.status != "tracked":
         output.note(f"MLflow does not know of this run: {run.tracked.detail}")
+    for file in report or []:
+        write(
+            orjson.loads(ArtifactStore.of(Settings.load()).read_report(run.digest)),
+            file,
+            output,
+        )
     output.note(
         f"Next: `tiebreak release propose {workflow} --bundle {run.digest[:12]} --reason WHY`, "
         f"or for the first policy `tiebreak release install {workflow} --approved-by PERSON "
         "--reason WHY`"
     )
+
+
+def _tune_seconds(text: str | None, trials: int) -> float | None:
+    """A time such as 90s, 20m or 2h; it and a number of trials exclude each other."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:]
+    if trials or unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
+        raise BudgetUnfit(hint="Give either `--tune 20m` (s, m or h) or `--trials 40`.")
+    return float(number) * _UNITS[unit]
+
+
+def _waived(features: list[str], reason: str) -> dict[str, str]:
+    if features and reason == USUAL_REASON:
+        raise WaiverUnfit(hint="Say why with `--reason`.")
+    return dict.fromkeys(features, reason)
 
 
 def as_data(run: Run) -> dict[str, Any]:
@@ -113,6 +181,7 @@ def as_data(run: Run) -> dict[str, Any]:
         "data_hash",
         "metrics",
         "parity",
+        "leakage",
         "versions",
     )
     return {

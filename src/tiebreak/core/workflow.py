@@ -21,7 +21,8 @@ Name = Annotated[str, Constraint(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 BandLabel = Literal["low", "medium", "high", "critical"]
 LabelSource = Literal["outcome", "adjudicated", "review"]
 FeatureKind = Literal["number", "category", "text"]
-FamilyChoice = Literal["xgboost", "lightgbm", "best"]  # best: what validates better
+# best: what ranks better
+FamilyChoice = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "ebm", "best"]
 
 
 class FieldType(StrEnum):
@@ -35,6 +36,10 @@ class FieldType(StrEnum):
     TIMESTAMP = "timestamp"  # Datetime("us", "UTC")
     DATE = "date"  # Date
     TAGS = "tags"  # List(String), each one of `values` where they are declared
+
+
+# fields by whose values tickets may be told apart in a report
+SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldType.INTEGER)
 
 
 class _Frozen(BaseModel):
@@ -249,6 +254,8 @@ class Workflow(_Frozen):
     release: ReleasePlan = Constraint(
         default=ReleasePlan(), exclude_if=lambda plan: plan == ReleasePlan()
     )
+    # fields by whose values reports of training tell tickets apart
+    slices: tuple[Name, ...] = Constraint(default=(), exclude_if=lambda x: x == ())
 
     @property
     def version(self) -> str:

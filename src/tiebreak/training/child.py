@@ -56,6 +56,7 @@ async def _trained(job: dict[str, Any], teller: Teller) -> bytes:
     from tiebreak.core.workflow import Workflow
     from tiebreak.fingerprint import engine_fingerprint
     from tiebreak.store.database import Database
+    from tiebreak.training import handover
     from tiebreak.training.requests import Request
     from tiebreak.training.snapshot import read_snapshot
     from tiebreak.training.train import train
@@ -82,7 +83,7 @@ async def _trained(job: dict[str, Any], teller: Teller) -> bytes:
     data = {"data_hash": snapshot.data_hash, "parameters": asdict(parameters)}
     teller.say({"data": data})
     result = train(snapshot, parameters, progress, fingerprint=engine_fingerprint().hash)
-    return pack(result.parts)
+    return pack(handover.wrap(snapshot, result))
 
 
 class _Progress:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,10 @@ from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput
 
+# what a snapshot knows of its tickets besides features; no feature's name has a dot
+TICKET_ID, REVISION, IS_DECIDED = "ticket.id", "ticket.revision", "ticket.is_decided"
+RULES_POINTS, RULES_BAND = "rules.points", "rules.band"
+SLICE = "slice."
 SMALLEST_CATEGORY = 20  # rarer values are trained as unseen, so that unseen has a meaning
 _PRIOR_WEIGHT = 20.0  # pulls a category's rate towards the base rate
 
@@ -25,11 +30,27 @@ class SnapshotUnfit(InvalidInput):
     code = "snapshot_unfit"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a snapshot was read by, so that it can be read again.
+
+    `unlike_serving` counts, among `compared` rows, those whose feature differs from what was
+    served; `left_out` counts labelled tickets that are not in the snapshot, by reason.
+    """
+
+    known_by: datetime
+    rules_version: str
+    compared: int
+    unlike_serving: Mapping[str, int]
+    left_out: Mapping[str, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Labelled tickets to train on, one row each.
 
-    `frame` holds every feature of the workflow by name, computed from the stored context;
+    `frame` holds every feature of the workflow by name, computed from the stored context, and
+    what else is known of a ticket under names with a dot;
     `label` (Boolean, no nulls) and `as_of` (Datetime us UTC) have a value for each of its rows,
     `weights` (Float64, positive) and `known_at` (Datetime us UTC, when the label became known)
     too, where given. `data_hash` names the data that the snapshot
@@ -43,6 +64,7 @@ class Snapshot:
     data_hash: str
     weights: pl.Series | None = None
     known_at: pl.Series | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         given = [column for column in (self.weights, self.known_at) if column is not None]
@@ -64,14 +86,13 @@ class Snapshot:
             None if column is None else column.filter(mask)
             for column in (self.weights, self.known_at)
         )
-        return Snapshot(
-            self.workflow,
-            self.frame.filter(mask),
-            self.label.filter(mask),
-            self.as_of.filter(mask),
-            self.data_hash,
-            weights,
-            known_at,
+        return replace(
+            self,
+            frame=self.frame.filter(mask),
+            label=self.label.filter(mask),
+            as_of=self.as_of.filter(mask),
+            weights=weights,
+            known_at=known_at,
         )
 
     @property

@@ -54,6 +54,11 @@ def evaluate(scores: Floats, y: NDArray[np.float32], weights: Floats) -> Metrics
     )
 
 
+def log_loss(margins: Floats, y: NDArray[np.float32], weights: Floats) -> float:
+    """The mean logarithmic loss of margins (n,), not calibrated."""
+    return _mean(np.logaddexp(0.0, np.where(y > 0, -margins, margins)), weights)
+
+
 def roc_auc(scores: Floats, truth: Floats, weights: Floats) -> float:
     """The chance that a positive scores above a negative, ties counting half."""
     positives, negatives = _by_distinct_score(scores, truth, weights)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, assert_never
+from typing import Any, Literal, Protocol, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from tiebreak.errors import InvalidInput
 from tiebreak.training.trees import Forest
 
 Progress = Callable[[str, float], None]
-Family = Literal["xgboost", "lightgbm"]
-FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm")
+Family = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "ebm"]
+FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm", "hist_gradient_boosting")  # always here
 DEEPEST = 8
 
 
@@ -28,11 +28,16 @@ class TooDeep(InvalidInput):
 
 @dataclass(frozen=True)
 class Parameters:
-    """How to train; all of it stands in the manifest.
+    """How to train; what changes the model stands in the manifest.
 
     Rows with `as_of` and label known before `valid_from` train, the last `tune_share` of them in
     time stop the training and calibrate; rows from `valid_from` on only evaluate, and judge
-    between the families where `family` is `best`.
+    between the families where `family` is `best` and nothing is tuned.
+
+    `trials` or `tune_seconds` have the parameters searched; the manifest tells the number of
+    trials that were made, by which such a run is repeated. `waived` names features whose leak is
+    accepted, and why. `is_compared` has a report made, in which `reviews_a_day` (None: for a
+    tenth of the tickets) is what people can review.
     """
 
     valid_from: datetime
@@ -47,10 +52,25 @@ class Parameters:
     feature_share: float = 0.9
     l2: float = 1.0
     tune_share: float = 0.2
+    trials: int = 0
+    tune_seconds: float | None = None
+    waived: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_compared: bool = False
+    reviews_a_day: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_depth <= DEEPEST:
             raise TooDeep(max_depth=self.max_depth)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether parameters are searched."""
+        return self.trials > 0 or self.tune_seconds is not None
+
+    def listed(self) -> dict[str, Any]:
+        """What a manifest says: nothing of time, nothing of what leaves the model as it is."""
+        aside = ("tune_seconds", "is_compared", "reviews_a_day")
+        return {name: value for name, value in asdict(self).items() if name not in aside}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,4 +125,12 @@ def fit(
         from tiebreak.training.lightgbm_booster import LightgbmBooster
 
         return LightgbmBooster.fit(training, tuning, parameters, progress)
+    if family == "hist_gradient_boosting":
+        from tiebreak.training.histogram_booster import HistogramBooster
+
+        return HistogramBooster.fit(training, tuning, parameters, progress)
+    if family == "ebm":
+        from tiebreak.training.ebm_booster import EbmBooster
+
+        return EbmBooster.fit(training, tuning, parameters, progress)
     assert_never(family)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiebreak.training.fit import Parameters, Progress, Rows
 from tiebreak.training.openmp import provide_openmp
-from tiebreak.training.trees import Forest, Tree
+from tiebreak.training.trees import Forest, Tree, least_above
 
 provide_openmp()
 
@@ -133,23 +133,15 @@ def _tree(entries: Mapping[str, str]) -> Tree:
         left=children("left_child"),
         right=children("right_child"),
         feature=np.concatenate([column("split_feature", np.int64), at_leaves]).astype(np.int32),
-        threshold=np.concatenate([least_above(splits), at_leaves]).astype(np.float32),
+        threshold=np.concatenate([least_above_zero(splits), at_leaves]).astype(np.float32),
         default_left=np.concatenate([missing_left, at_leaves]).astype(np.bool_),
         value=np.concatenate([np.zeros(len(splits)), leaves]).astype(np.float32),
         cover=np.concatenate(covers),
     )
 
 
-def least_above(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """For each threshold t the least float32 x that does not go left, where `x <= t` does.
-
-    So t is rounded down to float32 and the next number taken; rounding to the nearest would let
-    rows change sides. No t parts the numbers that count as 0.
-    """
+def least_above_zero(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`least_above` for a library to which no threshold parts the numbers that count as 0."""
     thresholds = np.where((thresholds >= 0) & (thresholds < ZERO), ZERO, thresholds)
     is_just_below = (thresholds < 0) & (thresholds >= -ZERO)
-    thresholds = np.where(is_just_below, np.nextafter(-ZERO, -np.inf), thresholds)
-    with np.errstate(over="ignore"):
-        nearest = thresholds.astype(np.float32)
-        above = np.nextafter(nearest, np.float32(np.inf))
-    return np.where(nearest > thresholds, nearest, above)
+    return least_above(np.where(is_just_below, np.nextafter(-ZERO, -np.inf), thresholds))

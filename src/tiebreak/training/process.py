@@ -16,6 +16,7 @@ from tiebreak.errors import InvalidInput
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.settings import Settings
 from tiebreak.supervised.process import ENVIRONMENT, ProcessEnded, Supervised
+from tiebreak.training import handover
 from tiebreak.training.ends import RunCrashed, RunUnfit, error_of, out_of_memory, refusal
 from tiebreak.training.requests import Request
 
@@ -34,10 +35,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The unsigned parts of a bundle, and their manifest."""
+    """The unsigned parts of a bundle, their manifest, and what is kept beside the bundle."""
 
     parts: Mapping[str, bytes]
     manifest: dict[str, Any] = field(repr=False)
+    beside: Mapping[str, bytes]
 
 
 def job(request: Request, workflow: Workflow, settings: Settings, entity_key: bytes) -> bytes:
@@ -77,8 +79,8 @@ async def trained(child: Supervised, told: Told) -> Trained:
             elif "data" in line:
                 told.data = line["data"]
             elif "bytes" in line:
-                parts = unpack(await child.payload(line))
-                return Trained(parts, orjson.loads(parts[parts_of.MANIFEST]))
+                parts, beside = handover.unwrap(unpack(await child.payload(line)))
+                return Trained(parts, orjson.loads(parts[parts_of.MANIFEST]), beside)
             else:
                 raise _failure(line)
     except ProcessEnded as ended:
@@ -98,6 +100,9 @@ def check(trained: Trained, request: Request, told: Told) -> None:
     }
     wrong = [name for name, value in wanted.items() if trained.manifest.get(name) != value]
     missing = {parts_of.ONNX, parts_of.TABLES, parts_of.CALIBRATOR} - trained.parts.keys()
+    missing |= {handover.DATA, handover.MANIFEST} - trained.beside.keys()
+    if not missing and handover.snapshot_hash(trained.beside) != wanted["data_hash"]:
+        wrong.append("snapshot")
     if wrong or missing:
         raise RunUnfit(fields=wrong, parts=sorted(missing))
 

@@ -29,7 +29,7 @@ from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Connection
 from tiebreak.supervised.process import supervised
-from tiebreak.training import process, turns
+from tiebreak.training import handover, process, turns
 from tiebreak.training.ends import (
     RunAbandoned,
     RunCancelled,
@@ -221,7 +221,9 @@ class Trainer:
 
     def _store(self, trained: Trained) -> str:
         keys = BundleKeys.of(self.keyring)
-        return self.artifacts.put_bundle(make_bundle(trained.parts, keys))
+        digest = self.artifacts.put_bundle(make_bundle(trained.parts, keys))
+        handover.store(self.artifacts, digest, trained.beside)
+        return digest
 
     async def _end(self, turn: Turn, error: TiebreakError) -> None:
         """Record a run from which no bundle came."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,16 +12,22 @@ from sqlalchemy import select
 
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.history import HistoryPlan
+from tiebreak.core.rules import RulesPlan
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema, ticket_schema
-from tiebreak.core.workflow import Workflow
+from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.store import tables
 from tiebreak.store.contexts import complete
 from tiebreak.store.database import Database
 from tiebreak.store.kept import Kept, kept
-from tiebreak.training.dataset import Snapshot
-from tiebreak.training.labels import read_labels
+from tiebreak.store.unit import Connection
+from tiebreak.training import dataset
+from tiebreak.training.dataset import Origin, Snapshot
+from tiebreak.training.kept_snapshots import content_hash, table_of
+from tiebreak.training.labels import Labels, read_labels
+from tiebreak.training.likeness import MOST, Likeness, decided
+from tiebreak.workflows import versions
 
 CHUNK = 10_000
 MOMENT = pl.Datetime("us", "UTC")
@@ -35,34 +40,51 @@ class NoTrainingTickets(InvalidInput):
 
 
 async def read_snapshot(
-    db: Database, workflow: Workflow, *, known_by: datetime, entity_secret: bytes
+    db: Database,
+    workflow: Workflow,
+    *,
+    known_by: datetime,
+    entity_secret: bytes,
+    rules: RuleSet | None = None,
 ) -> Snapshot:
     """The newest revision of every ticket that has a mature label at `known_by`.
 
     Features come from the stored `as_of` and context through the one implementation that serves;
     context that a ticket was not given, because its policy did not read it, comes from the log.
     A label counts when the maturity window has passed by `known_by`, for either class, and only
-    outcomes known by then are read. Raises `NoLabel`, `NoTrainingTickets` and `HistoryNotReady`.
+    outcomes known by then are read. A revision made after the outcome was known is left out: its
+    fields may tell it. Beside the features stands what `rules` (None: those stored with this
+    version of the workflow) say of each ticket. Raises `NoLabel`, `NoTrainingTickets`,
+    `UnknownWorkflow` and `HistoryNotReady`.
     """
     labels = await read_labels(db, workflow, known_by=known_by)
+    if rules is None:
+        rules = (await versions.addressed(db, workflow.name, workflow.version)).rules
     async with db.connection() as conn:
         log = await kept(conn, workflow.name, HistoryPlan(workflow))
-    read = _Reader(db, FeaturePlan(workflow), ticket_schema(workflow), log, entity_secret)
-    digest = hashlib.sha256()
+    plan = FeaturePlan(workflow)
+    read = _Reader(
+        db,
+        plan,
+        RulesPlan(rules, plan.scope, workflow.knobs.points),
+        ticket_schema(workflow),
+        log,
+        entity_secret,
+        known_by,
+    )
     frames: list[pl.DataFrame] = []
+    told_after = 0
     async for rows in _ticket_chunks(db, workflow.name, labels.mature_before):
         told = [(row, labels.of(row["ticket_id"], row["as_of"])) for row in rows]
-        known = [(row, label) for row, label in told if label is not None]
+        mature = [(row, label) for row, label in told if label is not None]
+        known = [(row, label) for row, label in mature if not _is_told(row, labels)]
+        told_after += len(mature) - len(known)
         if not known:
             continue
-        for row, label in known:
-            parts = (row["ticket_id"], row["revision"], row["content"], row["context"], label)
-            digest.update(repr(parts if label.weight == 1.0 else (*parts, label.weight)).encode())
         truth = pl.Series("label", [label.value for _, label in known], dtype=pl.Boolean)
         weights = pl.Series("#weight", [label.weight for _, label in known], dtype=pl.Float64)
         known_at = pl.Series("known_at", [label.known_at for _, label in known], dtype=MOMENT)
-        features, filled = await read.features([row for row, _ in known])
-        digest.update(filled)
+        features = await read.features([row for row, _ in known])
         frames.append(features.with_columns(truth, weights, known_at))
     if not frames:
         raise NoTrainingTickets(
@@ -70,34 +92,105 @@ async def read_snapshot(
             workflow=workflow.name,
         )
     whole = pl.concat(frames)
-    return Snapshot(
+    snapshot = Snapshot(
         workflow=workflow,
         frame=whole.drop("label", "#weight", "known_at"),
         label=whole["label"],
         as_of=whole["as_of"],
         known_at=whole["known_at"],
-        data_hash=digest.hexdigest(),
+        data_hash="",
         weights=whole["#weight"],
+        origin=Origin(
+            known_by=known_by,
+            rules_version=rules.version,
+            compared=read.likeness.compared,
+            unlike_serving=dict(sorted(read.likeness.differing.items())),
+            left_out={"revised_after_outcome": told_after} if told_after else {},
+        ),
     )
+    return replace(
+        snapshot,
+        data_hash=content_hash(table_of(snapshot), workflow.version, rules.version),
+    )
+
+
+async def read_again(
+    db: Database, manifest: Mapping[str, Any], *, entity_secret: bytes
+) -> Snapshot:
+    """The snapshot that a manifest describes, read anew.
+
+    Its hash is the same unless a ticket was erased since, or outcomes were imported that were
+    known by then. Raises what `read_snapshot` raises.
+    """
+    name, wanted = manifest["workflow"], (manifest["workflow_version"], manifest["rules_version"])
+    for version in await versions.versions_of(db, name):
+        if (version.workflow_version, version.rules_version) == wanted:
+            stored = await versions.get(db, name, version.ordinal)
+            break
+    else:
+        stored = await versions.addressed(db, name, wanted[0])
+    return await read_snapshot(
+        db,
+        stored.workflow,
+        known_by=datetime.fromisoformat(manifest["known_by"]),
+        entity_secret=entity_secret,
+        rules=stored.rules,
+    )
+
+
+def _is_told(row: Mapping[str, Any], labels: Labels) -> bool:
+    """Whether this is a correction that came when the outcome was known."""
+    told = labels.told.get(row["ticket_id"])
+    return row["revision"] > 1 and told is not None and told.known_at < row["as_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
     db: Database
     plan: FeaturePlan
+    rules: RulesPlan
     schema: Schema
     log: Kept
     entity_secret: bytes
+    known_by: datetime
+    likeness: Likeness = field(default_factory=Likeness)
 
-    async def features(self, rows: Sequence[Mapping[str, Any]]) -> tuple[pl.DataFrame, bytes]:
-        """The features of tickets, and for the data's hash what was read beyond their rows."""
-        tickets = [StoredTicket.from_row(row, self.schema) for row in rows]
-        frame, given = columns(tickets, self.schema, self.plan.history.context_columns)
+    async def features(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """What the snapshot holds of tickets; the decided ones among them are compared."""
         async with self.db.connection() as conn:
-            context = await complete(conn, self.log, frame, given, self.entity_secret)
-        filled = b"" if context.equals(given) else repr(context.rows()).encode()
-        features, _ = self.plan.columns(frame, context)
-        return features.select("as_of", *self.plan.names), filled
+            fired = await decided(conn, rows, by=self.known_by)
+            is_decided = [(row["ticket_id"], row["revision"]) in fired for row in rows]
+            whole = await self._computed(conn, rows, is_context_given=True)
+            some = [place for place, told in enumerate(is_decided) if told][:MOST]
+            if some:
+                chosen = [rows[place] for place in some]
+                anew = await self._computed(conn, chosen, is_context_given=False)
+                told = [fired[row["ticket_id"], row["revision"]] for row in chosen]
+                self.likeness.count(self.plan.names, whole[some], anew, told)
+        verdict = self.rules.evaluate(whole)
+        slices = self.plan.workflow.slices
+        return whole.select(
+            "as_of",
+            *self.plan.names,
+            *(pl.col(name).alias(f"{dataset.SLICE}{name}") for name in slices),
+            pl.Series(dataset.TICKET_ID, [row["ticket_id"] for row in rows], dtype=pl.String),
+            pl.Series(dataset.REVISION, [row["revision"] for row in rows], dtype=pl.Int64),
+            pl.Series(dataset.IS_DECIDED, is_decided, dtype=pl.Boolean),
+            pl.Series(dataset.RULES_POINTS, verdict.points, dtype=pl.Int64),
+            pl.Series(dataset.RULES_BAND, verdict.band, dtype=pl.Int8),
+        )
+
+    async def _computed(
+        self, conn: Connection, rows: Sequence[Mapping[str, Any]], *, is_context_given: bool
+    ) -> pl.DataFrame:
+        """Fields and features, by the context that was given or by what the log holds."""
+        tickets = [StoredTicket.from_row(row, self.schema) for row in rows]
+        frame, context = columns(tickets, self.schema, self.plan.history.context_columns)
+        if not is_context_given:
+            context = context.clear(frame.height)
+        context = await complete(conn, self.log, frame, context, self.entity_secret)
+        whole, _ = self.plan.columns(frame, context)
+        return whole
 
 
 async def _ticket_chunks(

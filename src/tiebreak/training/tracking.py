@@ -20,12 +20,12 @@ import structlog
 from tiebreak.core.model import MANIFEST
 from tiebreak.settings import Settings
 from tiebreak.supervised.process import ENVIRONMENT, ProcessEnded, supervised
+from tiebreak.training.handover import REPORT
 from tiebreak.training.process import Trained
 from tiebreak.training.turns import Turn
 
 MODULE = "tiebreak.training.tracking_child"
 PACKAGE = "mlflow"
-REPORT = "report"  # parts of a bundle whose names begin so are for people
 
 log = structlog.get_logger("tiebreak.training")
 
@@ -61,7 +61,7 @@ async def track(settings: Settings, turn: Turn, trained: Trained, digest: str) -
             "tags": _tags(turn, trained.manifest, digest),
             "parameters": trained.manifest["parameters"],
             "metrics": _numbers(trained.manifest["metrics"]),
-            "texts": _texts(trained.parts),
+            "texts": _texts(trained),
         }
     )
     try:
@@ -107,9 +107,11 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _texts(parts: Mapping[str, bytes]) -> dict[str, str]:
-    named = (name for name in parts if name == MANIFEST or name.startswith(REPORT))
-    return {name: parts[name].decode() for name in named}
+def _texts(trained: Trained) -> dict[str, str]:
+    texts = {MANIFEST: trained.parts[MANIFEST].decode()}
+    if REPORT in trained.beside:
+        texts[REPORT] = trained.beside[REPORT].decode()
+    return texts
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -32,6 +32,18 @@ class Tree:
         return np.flatnonzero(self.left < 0)
 
 
+def least_above(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """For each threshold t the least float32 x that does not go left, where `x <= t` does.
+
+    So t is rounded down to float32 and the next number taken; rounding to the nearest would let
+    rows change sides.
+    """
+    with np.errstate(over="ignore"):
+        nearest = thresholds.astype(np.float32)
+        above = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest > thresholds, nearest, above)
+
+
 @dataclass(frozen=True, eq=False)
 class Forest:
     """The trees of a binary logistic booster and the margin they start from."""

@@ -43,8 +43,8 @@ from tiebreak.workflows.source import (
 FILES: dict[str, tuple[str, ...]] = {
     "workflow.yaml": (
         "name", "title", "description", "ticket_id", "time", "calendar", "fields",
-        "outcome_fields", "events", "entities", "label", "family", "knobs", "retention",
-        "release",
+        "outcome_fields", "events", "entities", "label", "family", "slices", "knobs",
+        "retention", "release",
     ),
     "features.yaml": ("features",),
     "rules.yaml": ("rules",),
@@ -61,6 +61,7 @@ class _Head(BaseModel):
     description: str = ""
     ticket_id: str = "ticket_id"
     family: FamilyChoice = "xgboost"
+    slices: tuple[Name, ...] = ()
 
 
 class _Top(_Head):

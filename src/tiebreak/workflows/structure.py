@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tiebreak.core.suggestions import did_you_mean
-from tiebreak.core.workflow import Field, FieldType, HistoryFeature, Knobs, Rule
+from tiebreak.core.workflow import (
+    SEGMENT_TYPES,
+    Field,
+    FieldType,
+    HistoryFeature,
+    Knobs,
+    Rule,
+)
 from tiebreak.workflows.calendars import time_zones, unknown_time_zone
 from tiebreak.workflows.draft import Draft
 from tiebreak.workflows.releasing import check_release
@@ -28,6 +35,7 @@ def check_structure(draft: Draft) -> None:
             _field(draft, section, field)
     _sources(draft)
     _time(draft)
+    _slices(draft)
     _knobs(draft)
     check_release(draft)
     for feature in workflow.features:
@@ -106,6 +114,22 @@ def _time(draft: Draft) -> None:
     elif field.type is not FieldType.TIMESTAMP or not field.required or field.after:
         message = f"`{name}` must be a required timestamp that is not after the fact"
         draft.mistakes.add(place, "time", message, "set `type: timestamp` and `required: true`")
+
+
+def _slices(draft: Draft) -> None:
+    """Slices are fields by which tickets may be told apart in a report."""
+    fields = {field.name: field for field in draft.workflow.fields}
+    for position, name in enumerate(draft.workflow.slices):
+        if name in draft.broken:
+            continue
+        place, field = draft.place("slices", position), fields.get(name)
+        if field is None:
+            hint = did_you_mean(name, fields)
+            draft.mistakes.add(place, "unknown_field", f"unknown field `{name}`", hint)
+        elif field.pii or field.after or field.type not in SEGMENT_TYPES:
+            why = "personal" if field.pii else "after the fact" if field.after else field.type.value
+            hint = "take a category, a boolean, an integer or a text that is not personal"
+            draft.mistakes.add(place, "slice", f"`{name}` is {why} and makes no slices", hint)
 
 
 def _knobs(draft: Draft) -> None:

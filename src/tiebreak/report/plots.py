@@ -7,6 +7,8 @@ from html import escape
 
 WIDTH, ROW, LEFT = 760, 26, 190
 BEFORE, AFTER = "#8a94a6", "#1f6feb"
+COLOURS = ("#1f6feb", "#d9730d", "#1a7f37", "#8250df", "#8a94a6", "#bf3989")
+DASHES = ("none", "6 3")
 
 
 def paired_bars(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
@@ -80,6 +82,65 @@ def matrix(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) ->
             parts.append(_text(x + side / 2, y + 23, f"{count:,}", anchor="middle"))
     legend = f"{title}: orange is raised, blue lowered, grey stayed"
     return _svg(legend, 60 + len(names) * 40, parts)
+
+
+def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """A value a row with the bounds of what chance would make of it."""
+    if not rows:
+        return ""
+    least, most = min(low for _, _, low, _ in rows), max(high for *_, high in rows)
+    scale = (WIDTH - LEFT - 90) / max(most - least, 1e-9)
+    parts: list[str] = []
+    for i, (name, value, low, high) in enumerate(rows):
+        y = 44 + i * ROW
+        x, left, right = (LEFT + (each - least) * scale for each in (value, low, high))
+        parts.append(_text(LEFT - 8, y + 4, name, anchor="end"))
+        parts.append(
+            f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}" stroke="{BEFORE}" '
+            f'stroke-width="3"/><circle cx="{x:.1f}" cy="{y}" r="5" fill="{AFTER}"/>'
+        )
+        parts.append(_text(right + 8, y + 4, f"{value:.3f}", size=10))
+    return _svg(title, 54 + len(rows) * ROW, parts)
+
+
+def curves(
+    title: str, across: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
+) -> str:
+    """Lines through points, named at the side; `across` says what goes from left to right."""
+    points = [point for _, line in series for point in line]
+    if not points:
+        return ""
+    height, top, bottom, right = 320, 40, 270, WIDTH - 190
+    least_x, most_x = min(x for x, _ in points), max(x for x, _ in points)
+    least_y, most_y = min(0.0, *(y for _, y in points)), max(y for _, y in points)
+    scale_x = (right - 60) / max(most_x - least_x, 1e-9)
+    scale_y = (bottom - top) / max(most_y - least_y, 1e-9)
+    parts: list[str] = []
+    for i, (name, line) in enumerate(series):
+        colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        path = " ".join(
+            f"{60 + (x - least_x) * scale_x:.1f},{bottom - (y - least_y) * scale_y:.1f}"
+            for x, y in line
+        )
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+            f'stroke-dasharray="{dashes}"><title>{escape(name)}</title></polyline>'
+        )
+        y = top + 10 + i * 18
+        parts.append(
+            f'<line x1="{right + 14}" x2="{right + 38}" y1="{y - 4}" y2="{y - 4}" '
+            f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>'
+        )
+        parts.append(_text(right + 44, y, name, size=11))
+    for x, told in ((60, least_x), (right, most_x)):
+        parts.append(_text(x, bottom + 16, f"{told:,.4g}", anchor="middle", size=10))
+    parts.append(_text((60 + right) / 2, bottom + 32, across, anchor="middle", size=11))
+    for y, told in ((bottom, least_y), (top, most_y)):
+        parts.append(_text(54, y + 4, f"{told:,.4g}", anchor="end", size=10))
+    parts.append(
+        f'<polyline points="60,{top} 60,{bottom} {right},{bottom}" fill="none" stroke="#d0d7de"/>'
+    )
+    return _svg(title, height, parts)
 
 
 def _moved(before: int, after: int) -> str:

@@ -1,0 +1,1 @@
+"""Reports: plots, tables and pages that need nothing else."""
