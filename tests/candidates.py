@@ -18,6 +18,7 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.backtest.outcomes import figures
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.decide import decide, decide_stored
@@ -160,7 +161,7 @@ class World:
         lane = await Lane.open(db, "tests", keyring)
         office = releases.office_of(db, lane, keyring, folder / "artifacts")
         keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-        store = ArtifactStore(folder / "artifacts")
+        store = ArtifactStore(Folder(folder / "artifacts"))
         parts = PolicyParts(NAME, WORKFLOW.version, RULES.version)
         return cls(office, Evidence(folder / "backtests"), store, keys, parts)
 

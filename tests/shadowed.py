@@ -24,6 +24,7 @@ from tests.sample_models import METHODS, WORKFLOW, parameters, snapshot
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.model import INPUT, ONNX, OUTPUT
@@ -62,7 +63,7 @@ def bundle(artifacts: Path, kind: Kind, keyring: Keyring = KEYRING) -> str:
     if kind != "sound":
         parts[ONNX] = _GRAPHS[kind]
     keys = BundleKeys(keyring.bundle_keys, keyring.bundle_signing_key_id)
-    return ArtifactStore(artifacts).put_bundle(make_bundle(parts, keys))
+    return ArtifactStore(Folder(artifacts)).put_bundle(make_bundle(parts, keys))
 
 
 @dataclass

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 from tests.functional.serving import TICKET, Site
@@ -51,7 +52,8 @@ def test_the_page_lists_every_operation_without_the_internet(
     page.wait_for_selector("#operations-decisions-decide_ticket")
     operations = page.locator(".opblock").count()
     page.screenshot(path=str(tmp_path / "docs.png"), full_page=True)
-    assert operations == 15
+    described = httpx.get(site.url + "/openapi.json").json()["paths"]
+    assert operations == sum(len(methods) for methods in described.values()) > 30
     assert strangers == []
     assert messages == []
     assert page.title() == "Tiebreak API"

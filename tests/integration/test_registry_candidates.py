@@ -12,6 +12,7 @@ from tests.store_samples import NAME, WORKFLOW
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import RuleSet
 from tiebreak.registry.candidates import Changes, candidate
@@ -35,7 +36,7 @@ async def test_a_change_names_the_generation_that_serves_and_a_stored_policy_its
         "INSERT INTO workflow_clocks (workflow, last_as_of, decided_through, history_generation)"
         f" VALUES ('{NAME}', now(), now(), 2)",
     )
-    artifacts = ArtifactStore(tmp_path)
+    artifacts = ArtifactStore(Folder(tmp_path))
     changes = Changes(knobs={"audit_share": "0.5"})
     changed = await candidate(db, library, artifacts, NAME, parts, changes)
     assert changed.parts.history_generation == 2

@@ -4,7 +4,7 @@
 
 Integers are big-endian. Version 1 has 32 bytes of signature: HMAC-SHA256 over everything but
 itself. Version 2 has 64, filled up with zeros, for every other algorithm: each signs
-`tiebreak bundle 2\\n` and the SHA-256 of everything but the signature. Bytes are verified before
+the words of format 2 and the SHA-256 of everything but the signature. Bytes are verified before
 anything in the payload is parsed, and what is parsed is what was verified: one buffer.
 """
 

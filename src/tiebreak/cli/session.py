@@ -127,9 +127,9 @@ def _run(person: str, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
 
 @asynccontextmanager
 async def opened(services: Services, person: str) -> AsyncGenerator[Session]:
-    """A session on running servers; of what the rooms log, warnings go to standard error."""
+    """A session on running servers; what the rooms log goes to standard error."""
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # asked each time, because standard error may be redirected; results own standard output
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -258,7 +258,7 @@ class Trainer:
             unit.add(tables.ml_training_runs, [row])
             subject = f"{turn.workflow}/{turn.run_id}"
             unit.note(turn.request.author, "training.finished", subject, detail)
-        log.info("training finished", run_id=str(turn.run_id), result=result)
+        log.debug("training finished", run_id=str(turn.run_id), result=result)
 
 
 def _row(

@@ -22,6 +22,7 @@ REASON: Any = Field(
     max_length=REASON_MAX_LENGTH,
     pattern=r"^[^\x00]*[!-~][^\x00]*$",
     description="Why; it stands on the run's record, so it holds no personal data.",
+    examples=["the quarter has ended"],
 )
 
 
@@ -308,9 +309,9 @@ class StartTraining(Shape):
     )
     family: FamilyChoice | None = Field(None, description="Null: the workflow's.")
     seed: Whole = Field(0, ge=0, le=2**31 - 1)
-    trees: Whole | None = Field(None, ge=1, le=2000)
-    depth: Whole | None = Field(None, ge=1, le=8)
-    learning_rate: float | None = Field(None, strict=True, ge=0.001, le=1)
+    trees: Annotated[Whole, Field(ge=1, le=2000)] | None = None
+    depth: Annotated[Whole, Field(ge=1, le=8)] | None = None
+    learning_rate: Annotated[float, Field(strict=True, ge=0.001, le=1)] | None = None
 
 
 class CancelTraining(Shape):
