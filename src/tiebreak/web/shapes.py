@@ -309,8 +309,8 @@ class StartTraining(Shape):
     )
     family: FamilyChoice | None = Field(None, description="Null: the workflow's.")
     seed: Whole = Field(0, ge=0, le=2**31 - 1)
-    trees: Annotated[Whole, Field(ge=1, le=2000)] | None = None
-    depth: Annotated[Whole, Field(ge=1, le=8)] | None = None
+    trees: Annotated[int, Field(ge=1, le=2000), BeforeValidator(_whole)] | None = None
+    depth: Annotated[int, Field(ge=1, le=8), BeforeValidator(_whole)] | None = None
     learning_rate: Annotated[float, Field(strict=True, ge=0.001, le=1)] | None = None
 
 
