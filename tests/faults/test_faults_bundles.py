@@ -261,7 +261,13 @@ def kms() -> Generator[str]:
         yield endpoint
 
 
-@pytest.fixture(scope="module", params=["hmac", "ed25519", "kms-mac", "kms-sign"])
+KMS = ("kms-mac", "kms-sign")  # each signature is a request
+
+
+@pytest.fixture(
+    scope="module",
+    params=["hmac", "ed25519", *(pytest.param(n, marks=pytest.mark.full) for n in KMS)],
+)
 def it(request: pytest.FixtureRequest) -> Signed:
     """Bundles of each algorithm, and so of both format versions."""
     if request.param == "hmac":

@@ -204,6 +204,7 @@ async def tried(session: Session) -> None:
     await ways.gated(office, release)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_runbooks_do_what_they_say(first: Machine, second: Machine) -> None:
     installed = first.production()

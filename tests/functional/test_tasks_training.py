@@ -134,6 +134,7 @@ def test_a_run_is_cancelled_by_command(place: Place, worker: subprocess.Popen[by
     assert place.json("training", "show", "zz", code=4)["error"]["code"] == "unknown_training_run"
 
 
+@pytest.mark.full
 def test_a_killed_worker_leaves_no_model_and_the_run_is_found(place: Place) -> None:
     before = artifacts(place).list_bundles(), alias(place)
     worker = started(place)
@@ -165,6 +166,7 @@ def alias(place: Place) -> str | None:
     return artifacts(place).read_alias("locate", "risk_model_candidate")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_is_stopped_leaves_no_model(place: Place, number: signal.Signals) -> None:
     before = artifacts(place).list_bundles(), alias(place)
@@ -193,6 +195,7 @@ def test_a_command_that_is_stopped_leaves_no_model(place: Place, number: signal.
     assert (artifacts(place).list_bundles(), alias(place)) == before
 
 
+@pytest.mark.full
 def test_a_run_that_meets_its_limits_says_so(place: Place) -> None:
     small = {**place.environment, "TIEBREAK_TRAINING__MEMORY_BYTES": str(200 << 20)}
     tight = Place(place.folder, place.urls, small)
@@ -201,6 +204,7 @@ def test_a_run_that_meets_its_limits_says_so(place: Place) -> None:
     assert "TIEBREAK_TRAINING__MEMORY_BYTES" in error["hint"]
 
 
+@pytest.mark.full
 def test_a_run_waits_while_the_queue_is_away(place: Place) -> None:
     away = {**place.environment, "REDIS_URL": "redis://127.0.0.1:1/0"}
     run = Place(place.folder, place.urls, away).json(
