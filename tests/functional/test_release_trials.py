@@ -97,8 +97,8 @@ def test_a_candidate_is_taken_through_shadow_and_canary_by_commands(
     )
     assert refused["error"]["code"] == "not_approved"
     run(_approve(database_urls, settings.artifacts_dir, release))
-    assert tiebreak("canary", "start", start, "--as", "ann")["percent"] == 1
-    assert tiebreak("canary", "step", start, "--as", "ann")["percent"] == 5
+    assert tiebreak("canary", "start", start, "--as", "ann")["percent"] == 5
+    assert tiebreak("canary", "step", start, "--as", "ann")["percent"] == 25
     assert tiebreak("canary", "hold", start, "--as", "ann", "--reason", "t")["state"] == "held"
     assert tiebreak("canary", "step", start, "--as", "ann", "--percent", "60")["percent"] == 60
     told = tiebreak("canary", "status", start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit
 from tiebreak.store.database import Database
 from tiebreak.store.outcomes import Report, record
+from tiebreak.store.starts import Starts
 from tiebreak.workflows.check import check_folder
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +162,7 @@ class OneByOne:
     workflow: Workflow
     plan: HistoryPlan
     keyring: Keyring
+    starts: Starts = field(default_factory=Starts)
 
     async def take(self, item: Arrival | Event) -> None:
         name, schema = self.workflow.name, ticket_schema(self.workflow)
@@ -175,6 +177,7 @@ class OneByOne:
                     actors=["tests"],
                     received_at=[END],
                     keyring=self.keyring,
+                    starts=self.starts,
                     as_of=item.as_of,
                 )
             else:

@@ -25,6 +25,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store.admission import admit
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
+from tiebreak.store.starts import Starts
 from tiebreak.workflows import versions
 
 
@@ -46,6 +47,7 @@ async def arrive(lane: Lane, keyring: Keyring, workflow: Workflow) -> None:
             actors=["ann"],
             received_at=[datetime.now(UTC)],
             keyring=keyring,
+            starts=Starts(),
         )
 
 
