@@ -243,6 +243,8 @@ def test_a_run_is_started_followed_and_ended_over_http(
     engineer, auditor = api(Role.ML_ENGINEER), api(Role.AUDITOR)
     quick = {"reason": "monthly", "trees": 10, "depth": 3, "seed": 2}
     assert auditor.post(RUNS, json=quick).status_code == 403
+    before = engineer.post(RUNS, json=quick).json()["run_id"]
+    until(place, before, has_ended)
     asked = engineer.post(RUNS, json=quick)
     assert asked.status_code == 202
     first = asked.json()
@@ -260,8 +262,9 @@ def test_a_run_is_started_followed_and_ended_over_http(
     assert [run["run_id"] for run in page["runs"]] == [second, first["run_id"]]
     assert page["runs"][0]["state"] == "running"
     older = auditor.get(RUNS, params={"cursor": page["next_cursor"], "limit": 500}).json()
-    assert older["runs"]
-    assert not {second, first["run_id"]} & {run["run_id"] for run in older["runs"]}
+    older_ids = {run["run_id"] for run in older["runs"]}
+    assert before in older_ids
+    assert older_ids.isdisjoint({second, first["run_id"]})
     cancel = f"{RUNS}/{second}/cancel"
     assert auditor.post(cancel, json={"reason": "no"}).status_code == 403
     assert engineer.post(cancel, json={"reason": "enough"}).status_code == 202
