@@ -112,6 +112,7 @@ class Load:
                     self.statuses.append(answer.status_code)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_bad_candidates_end_in_quarantine_and_no_request_fails(stack: Candidates) -> None:
     with Load(stack) as load:

@@ -34,6 +34,7 @@ def data_dir(tmp_path: Path) -> Generator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_every_worker_follows_a_demotion_within_a_second(data_dir: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_erasing_a_ticket_takes_it_from_snapshots(place: Place, digest: str) -> 
     assert rows == kept.frame.height - 1
 
 
+@pytest.mark.full
 def test_families_are_compared_in_a_report(place: Place) -> None:
     files = [place.folder / name for name in ("report.html", "report.md")]
     told = place.json(

@@ -96,6 +96,7 @@ def artifacts(place: Place) -> ArtifactStore:
     return ArtifactStore(Folder(place.folder / "data" / "artifacts"))
 
 
+@pytest.mark.full
 def test_a_detached_run_is_trained_by_the_worker(
     place: Place, worker: subprocess.Popen[bytes]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_detached_run_is_trained_by_the_worker(
     assert done["bundle_digest"] in out
 
 
+@pytest.mark.full
 def test_a_run_is_cancelled_by_command(place: Place, worker: subprocess.Popen[bytes]) -> None:
     run = place.json("train", "locate", *SLOW, *BY_ANN, "--detach")["run_id"]
     busy = place.json("train", "locate", *QUICK, *BY_ANN, code=5)["error"]

@@ -143,6 +143,7 @@ def test_a_start_without_bucket_and_copy_is_by_rules_until_the_bucket_is_back(
         assert bench.decide(url, "two")["model"]["status"] == "scored"
 
 
+@pytest.mark.full
 def test_a_release_whose_bundle_cannot_be_fetched_waits_for_the_bucket(
     bench: Bench, parts: Mapping[str, bytes]
 ) -> None:

@@ -100,6 +100,7 @@ def test_an_object_that_would_fill_the_memory_is_not_read(
     assert "too large" in failure(artifacts, digest).message
 
 
+@pytest.mark.full
 def test_what_failed_just_now_fails_at_once(
     s3_server: s3.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ async def test_a_candidate_scores_every_ticket_once_with_the_bits_it_would_decid
     assert len({row["band"] for row in found}) > 1
 
 
+@pytest.mark.full
 async def test_it_resumes_after_kill_9_without_doubling_or_gaps(
     site: Site, service: DecisionService, settings: Settings
 ) -> None:

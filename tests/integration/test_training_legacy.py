@@ -242,6 +242,7 @@ def test_the_crimes_are_real(crime: str, tmp_path: Path) -> None:
     assert "done" in commit(crime, "free", tmp_path)
 
 
+@pytest.mark.full
 def test_what_hangs_is_ended() -> None:
     begun = time.monotonic()
     with pytest.raises(LegacyRefused, match="more than 8 seconds"):

@@ -252,6 +252,7 @@ async def test_a_run_that_takes_too_long_is_ended(trainer: Trainer) -> None:
     assert took < timedelta(seconds=12)
 
 
+@pytest.mark.full
 async def test_a_run_that_hangs_is_ended(trainer: Trainer) -> None:
     running = asyncio.create_task(limited(trainer, wall_seconds=8.0).run(LONG, _quiet))
     await until(trainer, lambda turn: turn.state == "running" and bool(children()))
@@ -261,6 +262,7 @@ async def test_a_run_that_hangs_is_ended(trainer: Trainer) -> None:
     assert (await nothing_came(trainer))["state"] == "timed_out"
 
 
+@pytest.mark.full
 async def test_a_run_that_takes_too_much_processor_time_is_ended(trainer: Trainer) -> None:
     record = await refused(limited(trainer, cpu_seconds=3), LONG, RunTimedOut)
     assert record["state"] == "timed_out"
@@ -283,6 +285,7 @@ async def test_a_process_that_is_killed_is_on_record(trainer: Trainer) -> None:
     assert "SIGKILL" in record["metrics"]["message"]
 
 
+@pytest.mark.full
 async def test_one_run_of_a_workflow_at_a_time_on_all_hosts(
     trainer: Trainer, urls: DatabaseUrls
 ) -> None:
