@@ -75,7 +75,7 @@ GATES = Gates(
     replay=ReplayLimits(sample=400),
     backtest=BacktestLimits(tickets=100, days=1),
 )
-PLAN = ReleasePlan(gates=GATES, slices=("method",), missed_cost=900, needless_cost=15)
+PLAN = ReleasePlan(gates=GATES, missed_cost=900, needless_cost=15)
 WORKFLOW = Workflow(
     name=NAME,
     title="Trenches",
@@ -98,6 +98,7 @@ WORKFLOW = Workflow(
     label=Label(name="damage", sql="damage", maturity_days=1),
     knobs=Knobs(audit_share=0.05),
     release=PLAN,
+    slices=("method",),
 )
 LEAKY = WORKFLOW.model_copy(
     update={"features": (*WORKFLOW.features, RowFeature(name="repair", sql="repair_days"))}

@@ -310,8 +310,8 @@ async def test_a_release_that_is_not_in_shadow_is_not_gated(world: World, sound:
 async def test_slices_and_limits_come_from_the_version_in_production(
     world: World, sound: str
 ) -> None:
-    loose = WORKFLOW.release.model_copy(update={"slices": (), "canary": "required"})
-    version = WORKFLOW.model_copy(update={"release": loose})
+    loose = WORKFLOW.release.model_copy(update={"canary": "required"})
+    version = WORKFLOW.model_copy(update={"release": loose, "slices": ()})
     await versions.load(world.office.lane, version, RULES, author="ann", reason="test")
     release = await world.proposed(sound, version)
     await world.shadow(release)

@@ -154,5 +154,4 @@ class ReleasePlan(_Frozen):
     approval_hours: float = Constraint(default=24, gt=0, le=MOST_APPROVAL_HOURS)
     missed_cost: float | None = Constraint(default=None, ge=0)  # of a bad end nobody looked at
     needless_cost: float | None = Constraint(default=None, ge=0)  # of a review of a good end
-    slices: tuple[str, ...] = ()  # fields by whose values tickets are judged apart
     gates: Gates = Gates()

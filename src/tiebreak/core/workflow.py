@@ -254,7 +254,7 @@ class Workflow(_Frozen):
     release: ReleasePlan = Constraint(
         default=ReleasePlan(), exclude_if=lambda plan: plan == ReleasePlan()
     )
-    # fields by whose values reports of training tell tickets apart
+    # fields by whose values reports of training and gates tell tickets apart
     slices: tuple[Name, ...] = Constraint(default=(), exclude_if=lambda x: x == ())
 
     @property

@@ -81,7 +81,7 @@ def calibration(gathered: Gathered, limits: CalibrationLimits) -> Result:
 
 def slices(gathered: Gathered, limits: SliceLimits) -> Result:
     """The largest fall of AUC within a slice that chance does not explain."""
-    if not gathered.plan.slices:
+    if not gathered.slices:
         sentence = "The workflow names no slices."
         return Result("slices", Verdict.PASS, None, limits.margin, sentence)
     truth = gathered.scored.truth == 1

@@ -78,7 +78,7 @@ async def gather(
     sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
     coverage, slices = await asyncio.gather(
         _coverage(db, release, pair, scored, events),
-        _slices(db, pair, scored, plan, candidate.workflow),
+        _slices(db, pair, scored, plan, candidate.workflow, production),
     )
     scores_again, missing = await sampler.scores(candidate)
     decisions_again = Again(0, 0, 0, None)
@@ -194,13 +194,21 @@ def _compared(
 
 
 async def _slices(
-    db: Database, pair: Pair, scored: Scored, plan: ReleasePlan, workflow: Workflow
+    db: Database,
+    pair: Pair,
+    scored: Scored,
+    plan: ReleasePlan,
+    workflow: Workflow,
+    production: Policy | None,
 ) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """By the fields that production's version names; of one that the candidate lacks, nothing."""
+    if plan.gates.slices is None:
+        return {}
     known = {field.name for field in workflow.fields if not field.pii}
+    named = workflow if production is None else production.workflow
     return {
-        field: await read_slices(db, pair, scored, field)
-        for field in plan.slices
-        if field in known and plan.gates.slices is not None
+        field: await read_slices(db, pair, scored, field) if field in known else {}
+        for field in named.slices
     }
 
 
