@@ -162,6 +162,19 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has_taken(workers: Worker
         assert httpx.get(workers.url + path, headers=workers.headers).json() == answer
 
 
+def test_a_request_on_its_way_when_a_worker_stops_is_answered(workers: Workers) -> None:
+    workers.start(1)
+    with httpx.Client(base_url=workers.url, headers=workers.headers, timeout=30) as client:
+        first = client.post(PATH, json={"ticket_id": "t1", "fields": dict(TICKET)})
+        assert "connection" not in first.headers
+        workers.processes[0].send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        last = client.post(PATH, json={"ticket_id": "t2", "fields": dict(TICKET)})
+    assert last.status_code == 200
+    assert last.headers["connection"] == "close"
+    assert workers.processes[0].wait(20) is not None
+
+
 def test_a_batch_is_told_where_it_was_interrupted(workers: Workers) -> None:
     workers.start(1)
     host, port = workers.listener.getsockname()

@@ -74,6 +74,7 @@ def create_app(
     `draining` is set by whoever shuts the server down, before connections are waited for.
     """
     metrics = metrics or Metrics()
+    draining = draining or asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -92,7 +93,7 @@ def create_app(
                 service.library,
             ),
             queue=_queue(settings),
-            draining=draining or asyncio.Event(),
+            draining=draining,
         )
         app.state.site = site
         try:
@@ -102,7 +103,7 @@ def create_app(
             if site.queue is not None:
                 await site.queue.aclose()
 
-    return Edge(Shortcut(build_app(lifespan)), metrics)
+    return Edge(Shortcut(build_app(lifespan)), metrics, draining)
 
 
 def _queue(settings: Settings) -> Redis | None:

@@ -15,6 +15,7 @@ from tiebreak.web.metrics import Metrics
 from tiebreak.web.problems import known, problem_response
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLOSE = (b"connection", b"close")
 
 log = structlog.get_logger("tiebreak.web")
 
@@ -23,12 +24,14 @@ class Edge:
     """Wraps the application: every request gets an id, a log line and, whatever fails, an answer.
 
     The id goes back in `X-Request-ID`. Handlers leave what may be logged in `scope["state"]`:
-    `route`, `key_id`, `decision_id`.
+    `route`, `key_id`, `decision_id`. While the worker drains, each answer asks the client to
+    send its next request on another connection.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: asyncio.Event) -> None:
         self._app = app
         self._metrics = metrics
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; other scopes pass through."""
@@ -46,7 +49,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                last = [CLOSE] if self._draining.is_set() else []
+                message["headers"] = [*message["headers"], header, *last]
             await send(message)
 
         try:

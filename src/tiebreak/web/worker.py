@@ -5,7 +5,7 @@
 With `--fd` it takes connections from an inherited socket that is bound already; so several
 workers share one port, and connections wait in the socket while a worker is restarted. On
 SIGTERM it stops accepting, ends batches after the lines it has read, answers everything that is
-queued and closes.
+queued, with a word to each client that the connection ends here, and closes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tiebreak.web.metrics import Metrics
 
 BACKLOG = 2048
 COLLECT_AFTER = (20_000, 20, 50)  # a batch allocates thousands of objects that soon go
+LINGER_SECONDS = 1.0  # a request may be on its way on any open connection
+LINGER_LOOKS = 50
 
 
 class Worker(uvicorn.Server):
@@ -52,8 +54,14 @@ class Worker(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, let requests finish, close."""
+        """Stop accepting, let connections end after an answer or fall idle, close."""
         self._draining.set()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        for _ in range(LINGER_LOOKS):
+            if not self.server_state.connections:
+                break
+            await asyncio.sleep(LINGER_SECONDS / LINGER_LOOKS)
         await super().shutdown(sockets)
 
 
