@@ -252,6 +252,7 @@ async def go_on(settings: Settings, request: Request) -> None:
     await runner.run(request, jobs=2, minutes_a_review=6.0, progress=lambda _step, _share: None)
 
 
+@pytest.mark.full
 async def test_a_killed_run_goes_on_and_finds_the_same(bench: Bench, tmp_path: Path) -> None:
     request = await bench.request(LOWER, by=("ticket_type",), since=START + timedelta(days=1))
     handed = tmp_path / "request"

@@ -55,7 +55,11 @@ def failure(artifacts: ArtifactStore, digest: str) -> ArtifactsUnavailable:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("error", "500"), ("silence", "no answer in time"), ("cut", "broke off")],
+    [
+        ("error", "500"),
+        pytest.param("silence", "no answer in time", marks=pytest.mark.full),
+        ("cut", "broke off"),
+    ],
 )
 def test_a_bucket_that_fails_is_told_within_bounds_and_is_back_when_it_is(
     s3_server: s3.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
@@ -291,6 +295,7 @@ def test_a_missing_client_names_the_extra(
     assert "tiebreak[s3]" in caught.value.hint
 
 
+@pytest.mark.full
 def test_the_client_is_imported_only_for_a_bucket() -> None:
     code = (
         "import sys; from tiebreak.web import worker; from tiebreak.tasks import app;"

@@ -133,6 +133,7 @@ def test_a_dictionary_in_parts_is_refused_and_not_taken_for_whole() -> None:
         list(arrow.batches(io.BytesIO(stream)))
 
 
+@pytest.mark.full
 @each_kind
 def test_a_file_cut_off_anywhere_is_told_and_never_crashes(
     tmp_path: Path, name: str, write: Write
@@ -153,6 +154,7 @@ def test_a_stream_without_a_schema_is_none(tmp_path: Path) -> None:
     assert "schema" in refusal(path).message
 
 
+@pytest.mark.full
 @each_kind
 def test_damaged_bytes_end_in_rows_or_a_clear_error(
     tmp_path: Path, name: str, write: Write

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -87,6 +85,7 @@ def test_delongs_area_is_normal_where_there_is_no_signal() -> None:
     assert np.std([each.value for each in found]) == pytest.approx(wilcoxon, rel=0.12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("figure", ["pr_auc_difference", "recall_difference", "auc"])
 def test_one_sided_ends_cover_as_they_say(figure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 95% one-sided ends about 95% lie on their side of the truth, which is 0 here."""
@@ -143,12 +142,3 @@ def test_the_stability_index_is_its_formula() -> None:
     assert stability_index(even, moved) == pytest.approx(0.05 * np.log(1.5) - 0.05 * np.log(0.5))
     gone = np.array([0.0] * 9 + [1000.0])
     assert stability_index(even, gone) > 1
-
-
-def test_a_million_rows_take_seconds() -> None:
-    one, other, truth = drawn(np.random.default_rng(9), 1_000_000)
-    begun = time.process_time()
-    compare(one, other, truth, share=0.1, seed=1)
-    auc_difference(one, other, truth)
-    calibration_error(1 / (1 + np.exp(-one)), truth, seed=1)
-    assert time.process_time() - begun < 30
