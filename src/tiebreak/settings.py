@@ -117,7 +117,7 @@ class ApiSettings(_Section):
     """Processes that serve; 0 is one a usable core, at most 4."""
     queue_size: Annotated[int, Field(ge=1)] = 1024
     """Tickets that may wait in one process before it answers 503."""
-    batch_max: Annotated[int, Field(ge=1, le=1024)] = 64
+    batch_max: Annotated[int, Field(ge=1, le=1024)] = 256
     """Most tickets in one micro-batch."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Largest body of one ticket, and largest line of many."""

@@ -113,6 +113,31 @@ def test_a_batch_waits_where_single_tickets_are_turned_away(
         assert statuses == [200] * 100
 
 
+def test_a_batch_leaves_room_for_single_tickets(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    tokens = prepare(database_urls, keyring)
+    settings = settings_for(database_urls, tmp_path, queue_size=8, batch_max=1)
+    headers = {"Authorization": f"Bearer {tokens[Role.SERVICE]}"}
+    content = b"".join(orjson.dumps(ticket(f"t{number}")) + b"\n" for number in range(100))
+    lines = headers | {"content-type": "application/x-ndjson"}
+    with serving(settings, keyring) as (url, _), ThreadPoolExecutor(2) as threads:
+        assert httpx.post(url + PATH, json=ticket("first"), headers=headers).status_code == 200
+        with held(database_urls.admin):
+            batch = threads.submit(
+                httpx.post, f"{url}{PATH}:batch", content=content, headers=lines, timeout=60
+            )
+            time.sleep(1)
+            single = threads.submit(
+                httpx.post, url + PATH, json=ticket("single"), headers=headers, timeout=60
+            )
+            time.sleep(0.5)
+            assert not single.done()
+        assert single.result().status_code == 200
+        statuses = [orjson.loads(line)["status"] for line in batch.result().content.splitlines()]
+        assert statuses == [200] * 100
+
+
 def head(site: Site, path: str, kind: str) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.tokens[Role.SERVICE]}\r\n"

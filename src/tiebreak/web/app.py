@@ -92,6 +92,7 @@ def create_app(
                 keyring,
                 service.library,
             ),
+            bulk=asyncio.Semaphore(max(1, settings.api.queue_size // 2)),
             queue=_queue(settings),
             draining=draining,
         )

@@ -24,7 +24,7 @@ from tiebreak.web.bodies import Interrupted
 from tiebreak.web.problems import BodyTooSlow, document, status_of
 
 MEDIA_TYPE = "application/x-ndjson"
-LINES_IN_FLIGHT = 64
+LINES_IN_FLIGHT = 512
 BYTES_IN_FLIGHT = 8 * 2**20
 CHUNK_BYTES = 64 * 2**10
 MEMORY_BYTES = 2**20  # of answers not taken; more go to a file

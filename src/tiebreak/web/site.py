@@ -16,7 +16,7 @@ from tiebreak.store.database import Database
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
 
-MOST_READERS = 2  # child processes that read bodies of tables, each of at most 1 GiB of memory
+MOST_READERS = 4  # child processes that read bodies of tables, each of at most 1 GiB of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Site:
     metrics: Metrics
     outcomes_lane: Lane
     office: Office  # its lane is for what people do to releases
+    bulk: asyncio.Semaphore  # places in the queue for lines of batches
     queue: Redis | None = None  # asked for its health only
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_READERS))

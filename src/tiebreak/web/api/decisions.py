@@ -193,12 +193,13 @@ async def _decide(site: Site, workflow: str, submission: Submission, actor: str)
 async def _decide_patiently(
     site: Site, workflow: str, submission: Submission, actor: str
 ) -> dict[str, Any]:
-    """Decide a line of a batch: while the queue is full it waits, and single tickets go first."""
-    deadline = time.monotonic() + site.settings.api.decide_timeout_seconds
-    while True:
-        try:
-            return await _decide(site, workflow, submission, actor)
-        except Overloaded:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads the tries
+    """Decide a line of a batch: it waits for a place, and single tickets go first."""
+    async with site.bulk:
+        deadline = time.monotonic() + site.settings.api.decide_timeout_seconds
+        while True:
+            try:
+                return await _decide(site, workflow, submission, actor)
+            except Overloaded:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads the tries
