@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Load:
     warmup_seconds: float = 2.0
     id_prefix: str = "bench"
     headers: dict[str, str] = field(default_factory=dict)
+    requests_per_second: float = 0.0  # at random moments; 0: whenever an answer has come
 
 
 def run(load: Load) -> dict[str, Any]:
@@ -96,19 +98,26 @@ class Requests:
 
 
 class Client(asyncio.Protocol):
-    """One connection: the next request goes out when the answer to the last one is whole."""
+    """One connection: the next request goes out when the answer to the last one is whole.
 
-    def __init__(self, requests: Requests, tally: Tally, done: asyncio.Future[None]) -> None:
+    At a rate it goes out at its own moment; when that has passed, at once, and the wait counts.
+    """
+
+    def __init__(
+        self, requests: Requests, tally: Tally, done: asyncio.Future[None], rate: float
+    ) -> None:
         self._requests = requests
         self._tally = tally
         self._done = done
+        self._rate = rate
+        self._due = time.perf_counter()
         self._buffer = b""
         self._needed = 0
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        self._send()
+        self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._done.done():
@@ -127,14 +136,23 @@ class Client(asyncio.Protocol):
         self._tally.add(self._sent, now, int(self._buffer[9:12]), self._buffer)
         self._buffer, self._needed = b"", 0
         if now < self._tally.until:
-            self._send()
+            self._next()
         elif not self._done.done():
             self._done.set_result(None)
             self._transport.close()
 
+    def _next(self) -> None:
+        now = self._sent = time.perf_counter()
+        if self._rate:
+            self._sent = self._due = self._due + random.expovariate(self._rate)
+        if self._sent > now:
+            asyncio.get_running_loop().call_later(self._sent - now, self._send)
+        else:
+            self._send()
+
     def _send(self) -> None:
-        self._sent = time.perf_counter()
-        self._transport.write(self._requests.next())
+        if not self._transport.is_closing():
+            self._transport.write(self._requests.next())
 
 
 def _content_length(head: bytes) -> int:
@@ -148,11 +166,12 @@ async def _send_all(load: Load) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     requests, tally = Requests(load), Tally(load)
     ends: list[asyncio.Future[None]] = []
+    rate = load.requests_per_second / load.connections
     for _ in range(load.connections):
         done: asyncio.Future[None] = loop.create_future()
         ends.append(done)
         await loop.create_connection(
-            lambda done=done: Client(requests, tally, done), "127.0.0.1", load.port
+            lambda done=done: Client(requests, tally, done, rate), "127.0.0.1", load.port
         )
     await asyncio.gather(*ends)
     return tally.summary(load)
