@@ -77,6 +77,12 @@ async def not_erased(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> lis
     return [row for row in rows if tuple(row[name] for name in _TICKET) not in gone]
 
 
+async def erased_since(conn: Connection, workflow: str, since: datetime) -> list[str]:
+    """The ids of the workflow's tickets that were erased at this moment or later."""
+    rows = await conn.fetch(_SINCE, workflow, since)
+    return [row["ticket_id"] for row in rows]
+
+
 async def _tombstones(
     unit: Unit, conn: Connection, workflow: str, ticket_id: str
 ) -> AsyncGenerator[bytes]:
@@ -112,6 +118,11 @@ _IS_UNDECIDED = """
 
 _NEXT_ORDINAL = """
     SELECT coalesce(max(ordinal), 0) + 1 FROM erasures WHERE workflow = $1 AND ticket_id = $2
+"""
+
+_SINCE = """
+    SELECT DISTINCT ticket_id FROM erasures WHERE workflow = $1 AND erased_at >= $2
+    ORDER BY ticket_id
 """
 
 # By way of the keys, whose times name the partitions.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -119,15 +119,21 @@ def resolve(artifacts: ArtifactStore, start: str) -> str:
 
 def forget(artifacts: ArtifactStore, workflow: str, ticket_id: str) -> list[str]:
     """Removes every kept snapshot that holds this ticket, and gives their hashes."""
-    removed: list[str] = []
-    for digest in artifacts.list_snapshots():
-        if manifest_of(artifacts, digest)["workflow"] != workflow:
-            continue
-        data = io.BytesIO(artifacts.read_snapshot(digest))
-        if ticket_id in pl.read_parquet(data, columns=[TICKET_ID])[TICKET_ID]:
-            artifacts.delete_snapshot(digest)
-            removed.append(digest)
-    return removed
+    return [
+        digest
+        for digest in artifacts.list_snapshots()
+        if manifest_of(artifacts, digest)["workflow"] == workflow
+        and remove_if_it_holds(artifacts, digest, [ticket_id])
+    ]
+
+
+def remove_if_it_holds(artifacts: ArtifactStore, digest: str, ticket_ids: Sequence[str]) -> bool:
+    """Removes the kept snapshot of this hash where it holds any of these tickets."""
+    data = io.BytesIO(artifacts.read_snapshot(digest))
+    holds = pl.read_parquet(data, columns=[TICKET_ID])[TICKET_ID].is_in(ticket_ids).any()
+    if holds:
+        artifacts.delete_snapshot(digest)
+    return holds
 
 
 def table_of(snapshot: Snapshot) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +27,7 @@ from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.store.erasure import erased_since
 from tiebreak.store.unit import Connection
 from tiebreak.supervised.process import supervised
 from tiebreak.training import handover, process, turns
@@ -40,6 +41,7 @@ from tiebreak.training.ends import (
     result_of,
 )
 from tiebreak.training.fit import Progress
+from tiebreak.training.kept_snapshots import remove_if_it_holds
 from tiebreak.training.process import Trained
 from tiebreak.training.requests import Request
 from tiebreak.training.tracking import Tracked, track
@@ -49,6 +51,7 @@ from tiebreak.workflows import versions
 BEAT_SECONDS = 0.5
 LOCK_PATIENCE_SECONDS = 5.0
 BY_INTERRUPT = "interrupted"
+CLOCKS_APART = timedelta(hours=1)
 
 log = structlog.get_logger("tiebreak.training")
 
@@ -162,6 +165,7 @@ class Trainer:
         try:
             trained = await self._trained(conn, turn, progress)
             digest = await asyncio.to_thread(self._store, trained)
+            await self._forget(conn, turn, trained)
             tracked = await track(self.settings, turn, trained, digest)
         except TurnLost:
             raise  # it is recorded by who finds it
@@ -224,6 +228,17 @@ class Trainer:
         digest = self.artifacts.put_bundle(make_bundle(trained.parts, keys))
         handover.store(self.artifacts, digest, trained.beside)
         return digest
+
+    async def _forget(self, conn: Connection, turn: Turn, trained: Trained) -> None:
+        """Remove the snapshot again where a ticket in it was erased while the run had read it.
+
+        Who erases after this has found the snapshot in its place, and removes it himself.
+        """
+        since = (turn.started_at or turn.asked_at) - CLOCKS_APART
+        erased = await erased_since(conn, turn.workflow, since)
+        if erased:
+            kept = handover.snapshot_hash(trained.beside)
+            await asyncio.to_thread(remove_if_it_holds, self.artifacts, kept, erased)
 
     async def _end(self, turn: Turn, error: TiebreakError) -> None:
         """Record a run from which no bundle came."""
