@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,17 @@ from tiebreak.release.gate_columns import (
     REVIEW,
     Pair,
     Scored,
-    read_scored,
-    read_slices,
+    Sides,
+    read_sides,
+    span,
 )
-from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered
+from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Missing
 from tiebreak.release.gate_sample import Sampler
 from tiebreak.release.gate_statistics import Compared, compare
+from tiebreak.release.gate_texts import Slices, read_slices, read_truth
 from tiebreak.release.releases import Office, Release
 from tiebreak.release.states import Kind, Stage, State
+from tiebreak.store.columns import Columns
 from tiebreak.store.database import Database
 
 Floats = NDArray[np.float64]
@@ -73,17 +76,18 @@ async def gather(
     production = None if before is None else (await library.get(before)).policy
     pair = Pair(release.workflow, release.policy_hash, before)
     seed = seed_of(release, known_by)
-    scored = await read_scored(db, pair, candidate.workflow, known_by=known_by)
     events = await events_of(db, release.release_id)
+    times = await _times(db, release, events)
+    sides = await read_sides(db, pair, times.since, times.through)
+    columns = await asyncio.to_thread(sides.paired)
     sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
-    coverage, slices = await asyncio.gather(
-        _coverage(db, release, pair, scored, events),
-        _slices(db, pair, scored, plan, candidate.workflow, production),
+    truth, slices, (scores_again, missing, decisions_again) = await asyncio.gather(
+        read_truth(db, columns, candidate.workflow, known_by=known_by),
+        _slices(db, columns, plan, candidate.workflow, production),
+        _again(sampler, candidate, production),
     )
-    scores_again, missing = await sampler.scores(candidate)
-    decisions_again = Again(0, 0, 0, None)
-    if production is not None:
-        decisions_again = await sampler.decisions(production)
+    scored = Scored(columns, truth)
+    coverage = _coverage(release, sides, scored, times, events)
     ranking = _ranking(scored, candidate, production)
     usable = scored.is_labelled & ~np.isnan(ranking[0]) & ~np.isnan(ranking[1])
     capacity = _capacity(plan, scored, coverage)
@@ -125,8 +129,22 @@ async def _production(db: Database, release: Release) -> str | None:
         return await conn.fetchval(_PRODUCTION, release.workflow, release.base_seq)
 
 
-async def _coverage(
-    db: Database, release: Release, pair: Pair, scored: Scored, events: list[Event]
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Since when the candidate is to score, and through when it has scored."""
+
+    since: datetime | None
+    through: datetime | None
+
+
+async def _times(db: Database, release: Release, events: list[Event]) -> _Times:
+    begun = [_begun(event) for event in events if event.kind is Kind.SHADOW_STARTED]
+    through = await db.pool.fetchval(_THROUGH, release.release_id)
+    return _Times(min(begun, default=None), through)
+
+
+def _coverage(
+    release: Release, sides: Sides, scored: Scored, times: _Times, events: list[Event]
 ) -> Coverage:
     starts = [event for event in events if event.kind is Kind.SHADOW_STARTED]
     share = float(starts[-1].detail.get("share", 1.0)) if starts else 1.0
@@ -134,27 +152,26 @@ async def _coverage(
     if release.state is State.QUARANTINED:
         told = next(e.detail for e in reversed(events) if e.kind is Kind.QUARANTINED)
         quarantine = str(told.get("message", told.get("cause", "no reason is told.")))
-    since = min((_begun(event) for event in starts), default=None)
-    async with db.connection() as conn:
-        through = await conn.fetchval(_THROUGH, release.release_id)
-        if since is None or through is None or not scored.count:
-            return Coverage(since, through, None, share, quarantine)
-        first = datetime.fromtimestamp(0, since.tzinfo) + _first(scored)
-        unscored = await conn.fetchval(
-            _UNSCORED, pair.workflow, pair.policy_hash, pair.production, min(since, first), through
-        )
-    return Coverage(since, through, unscored if share == 1.0 else None, share, quarantine)
+    unscored = None
+    if share == 1.0 and scored.count and times.since is not None and times.through is not None:
+        first, _ = span(scored.columns)
+        unscored = sides.unscored(min(times.since, first), times.through)
+    return Coverage(times.since, times.through, unscored, share, quarantine)
+
+
+async def _again(
+    sampler: Sampler, candidate: Policy, production: Policy | None
+) -> tuple[Again, Missing | None, Again]:
+    """A sample of shadow scores, made again, what it misses, and production's decisions on it."""
+    scores, missing = await sampler.scores(candidate)
+    if production is None:
+        return scores, missing, Again(0, 0, 0, None)
+    return scores, missing, await sampler.decisions(production)
 
 
 def _begun(event: Event) -> datetime:
     since = event.detail.get("since")
     return event.at if since is None else datetime.fromisoformat(since)
-
-
-def _first(scored: Scored) -> timedelta:
-    """The first scored `as_of`, since 1970."""
-    from_2000 = timedelta(microseconds=int(scored["as_of"].min()))
-    return from_2000 + timedelta(days=10_957)
 
 
 def _ranking(scored: Scored, candidate: Policy, production: Policy | None) -> tuple[Floats, Floats]:
@@ -195,21 +212,18 @@ def _compared(
 
 async def _slices(
     db: Database,
-    pair: Pair,
-    scored: Scored,
+    columns: Columns,
     plan: ReleasePlan,
     workflow: Workflow,
     production: Policy | None,
-) -> dict[str, dict[str, NDArray[np.int64]]]:
+) -> dict[str, Slices]:
     """By the fields that production's version names; of one that the candidate lacks, nothing."""
     if plan.gates.slices is None:
         return {}
     known = {field.name for field in workflow.fields if not field.pii}
-    named = workflow if production is None else production.workflow
-    return {
-        field: await read_slices(db, pair, scored, field) if field in known else {}
-        for field in named.slices
-    }
+    named = (workflow if production is None else production.workflow).slices
+    read = await read_slices(db, workflow.name, columns, [each for each in named if each in known])
+    return {field: read.get(field, {}) for field in named}
 
 
 def _backtest(
@@ -260,14 +274,6 @@ def hash_of(scored: Scored) -> str:
 
 _PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _THROUGH = "SELECT through FROM shadow_progress WHERE release_id = $1"
-_UNSCORED = """
-    SELECT count(DISTINCT (d.ticket_id, d.revision)) FROM decisions d
-    WHERE d.workflow = $1 AND d.policy_hash = $3 AND d.as_of >= $4 AND d.as_of <= $5
-      AND d.fired IS NOT NULL AND NOT EXISTS (
-        SELECT FROM ml_shadow_scores s
-        WHERE s.as_of = d.as_of AND s.workflow = d.workflow AND s.ticket_id = d.ticket_id
-          AND s.revision = d.revision AND s.policy_hash = $2)
-"""
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
            count(*) FILTER (WHERE band < hard_floor) AS below
