@@ -94,16 +94,21 @@ class Sides:
 
     def paired(self) -> Columns:
         """Tickets that have both, by the newest revision and the newest decision on it."""
-        if self.decisions is None:
-            scores, decisions = self.scores, _by_rules_alone(self.scores)
+        scores, decisions = self.scores, self.decisions
+        if decisions is None:
+            decisions = _by_rules_alone(scores)
+            mine = theirs = np.arange(len(scores))
         else:
-            mine, theirs = _matches(self.scores, self.decisions)
-            scores, decisions = self.scores[mine], self.decisions[theirs]
-        last = _newest(scores, decisions["ordinal"])
+            mine, theirs = _matches(scores, decisions)
+        ticket, revision = scores["ticket"][mine], scores["revision"][mine]
+        last = _newest(ticket, revision, decisions["ordinal"][theirs])
         columns = np.empty(len(last), dtype=list(_TYPES.items()))
-        for names, side in ((_OF_A_SCORE, scores), (_OF_A_DECISION, decisions)):
+        for names, side, places in (
+            (_OF_A_SCORE, scores, mine[last]),
+            (_OF_A_DECISION, decisions, theirs[last]),
+        ):
             for name in names:
-                columns[name] = side[name][last]
+                columns[name] = side[name][places]
         columns["is_live"] = ~_is_among(_keys(columns), _keys(self.imported))
         return columns
 
@@ -174,12 +179,10 @@ def _matches(scores: Columns, decisions: Columns) -> tuple[Ints, Ints]:
     return mine[is_same], theirs[is_same]
 
 
-def _newest(scores: Columns, ordinals: NDArray[np.int32]) -> Ints:
+def _newest(tickets: Ints, revisions: NDArray[np.int32], ordinals: NDArray[np.int32]) -> Ints:
     """The place of each ticket's newest revision and newest decision on that."""
     ordered = (
-        pl.DataFrame(
-            {"ticket": scores["ticket"], "revision": scores["revision"], "ordinal": ordinals}
-        )
+        pl.DataFrame({"ticket": tickets, "revision": revisions, "ordinal": ordinals})
         .with_row_index("place")
         .sort("ticket", "revision", "ordinal")
     )

@@ -72,9 +72,10 @@ def _labels(columns: Columns, workflow: Workflow, label: Label) -> Keep:
     def keep(part: pl.DataFrame) -> pl.DataFrame:
         place, is_scored = _places(columns, part)
         part = part.with_columns(place=place).filter(is_scored)
-        content = schema.load_frame(part["content"].to_list())
-        told = content.select(label=expression.value).to_series()
-        return part.select("place", "ordinal").with_columns(told).drop_nulls("label")
+        content = part.select("content").unique()  # often there are a few only
+        told = schema.load_frame(content["content"].to_list()).select(label=expression.value)
+        by_content = pl.concat([content, told], how="horizontal").drop_nulls("label")
+        return part.join(by_content, on="content").select("place", "ordinal", "label")
 
     return keep
 
