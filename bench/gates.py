@@ -25,7 +25,6 @@ from tiebreak.backtest.evidence import Evidence
 from tiebreak.bundles.format import make_bundle
 from tiebreak.cli.session import Session, opened
 from tiebreak.core.policy import PolicyParts
-from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.workflow import Field, FieldType, Label, RowFeature, Rule, RuleSet, Workflow
 from tiebreak.embedded.stack import Services, stack
 from tiebreak.fingerprint import engine_fingerprint
@@ -62,7 +61,7 @@ WORKFLOW = Workflow(
         RowFeature(name="town", sql="place", kind="category"),
     ),
     label=Label(name="damage", sql="damage", maturity_days=1),
-    release=ReleasePlan(slices=("place",)),
+    slices=("place",),
 )
 RULES = RuleSet(
     rules=(Rule(id="deep", when="depth > 3", effect="points", points=30, message="Deep."),)

@@ -73,6 +73,18 @@ def test_delong_agrees_with_its_definition() -> None:
     assert found.high - found.value == pytest.approx(found.value - found.low)
 
 
+@pytest.mark.parametrize("digits", [12, 2, 0])
+def test_placements_are_those_of_three_rankings(digits: int) -> None:
+    """Sun and Xu's own formula: midranks of all scores, and of either end alone."""
+    scores, _, truth = drawn(np.random.default_rng(9), 700)
+    scores = scores.round(digits)
+    high, low = scores[truth], scores[~truth]
+    ranks = stats.rankdata(scores)
+    found = gate_statistics._placements(scores, truth)
+    assert (found[0] == (ranks[truth] - stats.rankdata(high)) / len(low)).all()
+    assert (found[1] == 1 - (ranks[~truth] - stats.rankdata(low)) / len(high)).all()
+
+
 def test_delongs_area_is_normal_where_there_is_no_signal() -> None:
     random = np.random.default_rng(4)
     found = [

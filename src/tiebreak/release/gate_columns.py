@@ -1,45 +1,57 @@
-"""What a candidate scored beside what production decided, and what became of it, as columns."""
+"""What a candidate scored beside what production decided, as columns.
+
+Scores and decisions are read beside each other, as wide as they are needed, and paired here. A
+ticket is known by a hash of its id.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tiebreak.core.expressions import Type, compile_expression
-from tiebreak.core.scopes import event_scope
-from tiebreak.core.tickets import Schema, outcome_schema
-from tiebreak.core.workflow import EventKind, Workflow
-from tiebreak.store.columns import Columns, fixed, frames, moments
+from tiebreak.store.columns import Columns, fixed, moments
 from tiebreak.store.database import Database
 
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 DAY_MICROSECONDS = 86_400_000_000
-MOST_SLICES = 40  # of a field
-_ORDER = ("ticket", "revision", "ordinal")
-_TYPES = {
+REVIEW = 2
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SPREAD = np.int64(-7046029254386353131)  # 2**64 / golden ratio: neighbours lie far apart
+_OF_A_SCORE = {
     "as_of": "i8",
     "ticket": "i8",  # a hash of its id, which is as wide for every ticket
     "revision": "i4",
-    "ordinal": "i4",  # of production's decision
     "score": "f8",  # NaN where the candidate has none
     "band": "i2",
     "floor": "i2",
     "route": "i2",
     "seconds": "f8",
+}
+_OF_A_DECISION = {
+    "ordinal": "i4",
     "score_before": "f8",
     "points_before": "f8",
     "band_before": "i2",
     "floor_before": "i2",
     "route_before": "i2",
-    "is_live": "i2",
 }
-REVIEW = 2
+_SCORE_TYPES = {**_OF_A_SCORE, "rules_band": "i2"}
+_DECISION_TYPES = {
+    "as_of": "i8",
+    "ticket": "i8",
+    "revision": "i4",
+    **_OF_A_DECISION,
+    "is_whole": "i2",  # 0 once it is erased
+}
+_KEY_TYPES = {"ticket": "i8", "revision": "i4"}
+_TYPES = {**_OF_A_SCORE, **_OF_A_DECISION, "is_live": "i2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Tickets by their newest scored revision; arrays of (n,), in no order that means anything."""
+    """Tickets by their newest scored revision; arrays of (n,), in rising order of `ticket`."""
 
     columns: Columns
     truth: NDArray[np.int8]  # 1: a bad end, 0: a good one, -1: not known or not mature
@@ -72,132 +84,145 @@ class Scored:
         return self.columns[name]
 
 
-async def read_scored(
-    db: Database, pair: Pair, workflow: Workflow, *, known_by: datetime
-) -> Scored:
-    """All tickets that the candidate scored and that production, as it is today, decided."""
-    if workflow.label is None:
-        columns = await _columns(db, pair)
-        return Scored(columns, np.full(len(columns), -1, dtype=np.int8))
-    columns, told = await asyncio.gather(_columns(db, pair), _told(db, pair, workflow, known_by))
-    return Scored(columns, _truth(columns, told, workflow, known_by))
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """All that a candidate scored, and what production decided in that time; not yet paired."""
+
+    scores: Columns
+    decisions: Columns | None  # None: there is no production
+    imported: Columns  # keys of what did not arrive live
+
+    def paired(self) -> Columns:
+        """Tickets that have both, by the newest revision and the newest decision on it."""
+        scores, decisions = self.scores, self.decisions
+        if decisions is None:
+            decisions = _by_rules_alone(scores)
+            mine = theirs = np.arange(len(scores))
+        else:
+            mine, theirs = _matches(scores, decisions)
+        ticket, revision = scores["ticket"][mine], scores["revision"][mine]
+        last = _newest(ticket, revision, decisions["ordinal"][theirs])
+        columns = np.empty(len(last), dtype=list(_TYPES.items()))
+        for names, side, places in (
+            (_OF_A_SCORE, scores, mine[last]),
+            (_OF_A_DECISION, decisions, theirs[last]),
+        ):
+            for name in names:
+                columns[name] = side[name][places]
+        columns["is_live"] = ~_is_among(_keys(columns), _keys(self.imported))
+        return columns
+
+    def unscored(self, since: datetime, through: datetime) -> int:
+        """Tickets that production decided between two moments and the candidate did not score."""
+        if self.decisions is None:
+            return 0
+        at = moments(self.decisions["as_of"])
+        is_asked = (at >= _microseconds(since)) & (at <= _microseconds(through))
+        keys = _keys(self.decisions[is_asked & (self.decisions["is_whole"] == 1)])
+        return len(np.unique(keys[~_is_among(keys, _keys(self.scores))]))
 
 
-async def read_slices(
-    db: Database, pair: Pair, scored: Scored, field: str
-) -> dict[str, NDArray[np.int64]]:
-    """The tickets of each value of a field, the largest slices first; as places in `scored`."""
-    schema = {"ticket": pl.Int64, "revision": pl.Int32, "value": pl.String}
-    arguments = (pair.workflow, pair.policy_hash, field)
-    parts = [part async for part in frames(db, _SLICE, *arguments, schema=schema)]
-    places = pl.DataFrame(
-        {"ticket": scored["ticket"], "revision": scored["revision"]}
-    ).with_row_index("place")
-    joined = pl.concat([pl.DataFrame(schema=schema), *parts]).join(
-        places, on=["ticket", "revision"], how="inner"
+async def read_sides(
+    db: Database, pair: Pair, since: datetime | None, through: datetime | None
+) -> Sides:
+    """What the candidate scored, and production's decisions at least from `since` `through`."""
+    async with db.connection() as conn:
+        found = await conn.fetchrow(_RANGE, pair.workflow, pair.policy_hash)
+    assert found is not None
+    if found["first"] is None:
+        tables = (_SCORE_TYPES, _DECISION_TYPES, _KEY_TYPES)
+        return Sides(*(np.empty(0, dtype=list(types.items())) for types in tables))
+    first, last = found["first"], found["last"]
+    begin, end = min(first, since or first), max(last, through or last)
+    scores, (decisions, imported) = await asyncio.gather(
+        fixed(db, _SCORES, pair.workflow, pair.policy_hash, types=_SCORE_TYPES),
+        _others(db, pair, begin, end),
     )
-    grouped = (
-        joined.group_by("value")
-        .agg("place")
-        .sort(pl.col("place").list.len(), "value", descending=[True, False])
-    )
-    return {
-        "(none)" if value is None else value: np.sort(np.asarray(place, dtype=np.int64))
-        for value, place in grouped.head(MOST_SLICES).iter_rows()
-    }
+    return Sides(scores, decisions, imported)
 
 
-async def _columns(db: Database, pair: Pair) -> Columns:
+async def _others(
+    db: Database, pair: Pair, begin: datetime, end: datetime
+) -> tuple[Columns | None, Columns]:
+    imported = await fixed(db, _IMPORTED, pair.workflow, begin, end, types=_KEY_TYPES)
     if pair.production is None:
-        found = await fixed(db, _ALONE, pair.workflow, pair.policy_hash, types=_TYPES)
-    else:
-        arguments = (pair.workflow, pair.policy_hash, pair.production)
-        found = await fixed(db, _BESIDE, *arguments, types=_TYPES)
-    return _newest(found)
+        return None, imported
+    arguments = (pair.workflow, pair.production, begin, end)
+    return await fixed(db, _DECISIONS, *arguments, types=_DECISION_TYPES), imported
 
 
-def _newest(columns: Columns) -> Columns:
-    """Of each ticket its newest revision, and the newest decision on that."""
-    order = np.lexsort(tuple(columns[name] for name in reversed(_ORDER)))
-    ticket = columns["ticket"][order]
-    is_last = np.append(ticket[1:] != ticket[:-1], True)[: len(ticket)]
-    return columns[order[is_last]]
+def span(columns: Columns) -> tuple[datetime, datetime]:
+    """The first and the last `as_of`, of at least one."""
+    at = moments(columns["as_of"])
+    first, last = (_EPOCH + timedelta(microseconds=int(each)) for each in (at.min(), at.max()))
+    return first, last
 
 
-async def _told(db: Database, pair: Pair, workflow: Workflow, known_by: datetime) -> pl.DataFrame:
-    """The newest label of each ticket that was told of by then: `ticket`, `label`."""
-    label = workflow.label
-    assert label is not None
-    scope = event_scope(workflow, EventKind.OUTCOME)
-    expression = compile_expression(label.sql, scope, expect=frozenset({Type.BOOLEAN}))
-    fields = outcome_schema(workflow).fields
-    schema = Schema(tuple(field for field in fields if field.name in expression.names))
-    row = {"ticket": pl.Int64, "ordinal": pl.Int32, "content": pl.String}
-    arguments = (pair.workflow, pair.policy_hash, known_by)
-    parts = [pl.DataFrame(schema={"ticket": pl.Int64, "ordinal": pl.Int32, "label": pl.Boolean})]
-    async for part in frames(db, _OUTCOMES, *arguments, schema=row):
-        content = schema.load_frame(part["content"].to_list())
-        value = content.select(label=expression.value).to_series()
-        parts.append(part.select("ticket", "ordinal").with_columns(value).drop_nulls("label"))
-    return pl.concat(parts).sort("ordinal").group_by("ticket").last().drop("ordinal")
+def _by_rules_alone(scores: Columns) -> Columns:
+    """What the candidate's rules say, as if production had decided it."""
+    decisions = np.zeros(len(scores), dtype=list(_OF_A_DECISION.items()))
+    decisions["ordinal"] = 1
+    decisions["score_before"] = np.nan
+    decisions["points_before"] = decisions["band_before"] = scores["rules_band"]
+    return decisions
 
 
-def _truth(
-    columns: Columns, told: pl.DataFrame, workflow: Workflow, known_by: datetime
-) -> NDArray[np.int8]:
-    label = workflow.label
-    assert label is not None
-    absent = {"unknown": -1, "negative": 0, "positive": 1}[label.absent]
-    found = (
-        pl.DataFrame({"ticket": columns["ticket"]})
-        .join(told, on="ticket", how="left", maintain_order="left")["label"]
-        .cast(pl.Int8)
-        .fill_null(absent)
-        .to_numpy()
+def _matches(scores: Columns, decisions: Columns) -> tuple[Ints, Ints]:
+    """Places of a score and of a decision on the same revision, for each such pair."""
+    sides = [
+        pl.DataFrame({"key": _keys(side)}).with_row_index(name)
+        for name, side in (("score", scores), ("decision", decisions))
+    ]
+    pairs = sides[0].join(sides[1], on="key")
+    mine, theirs = (pairs[name].to_numpy().astype(np.int64) for name in ("score", "decision"))
+    is_same = scores["as_of"][mine] == decisions["as_of"][theirs]
+    return mine[is_same], theirs[is_same]
+
+
+def _newest(tickets: Ints, revisions: NDArray[np.int32], ordinals: NDArray[np.int32]) -> Ints:
+    """The place of each ticket's newest revision and newest decision on that."""
+    ordered = (
+        pl.DataFrame({"ticket": tickets, "revision": revisions, "ordinal": ordinals})
+        .with_row_index("place")
+        .sort("ticket", "revision", "ordinal")
     )
-    mature_at = moments(columns["as_of"]) + int(label.maturity_days * DAY_MICROSECONDS)
-    is_mature = mature_at <= int(known_by.timestamp() * 1e6)
-    return np.where(is_mature, found, -1).astype(np.int8)
+    ticket = ordered["ticket"].to_numpy()
+    is_last = np.append(ticket[1:] != ticket[:-1], True)[: len(ticket)]
+    return ordered["place"].to_numpy()[is_last].astype(np.int64)
 
 
-_CANDIDATE = """
-    s.as_of, hashtextextended(s.ticket_id, 0), s.revision, {ordinal},
-    coalesce(s.score, 'NaN'), s.band, coalesce(s.hard_floor, 0::int2),
-    CASE s.route WHEN 'review' THEN 2 WHEN 'tiebreak' THEN 1 ELSE 0 END::int2, s.seconds
+def _keys(columns: Columns) -> Ints:
+    """A number for each revision of each ticket, as unlikely to meet another as their hashes."""
+    return columns["ticket"] + columns["revision"] * _SPREAD
+
+
+def _is_among(keys: Ints, others: Ints) -> Bools:
+    return pl.Series(keys).is_in(pl.Series(others).implode()).to_numpy()
+
+
+def _microseconds(moment: datetime) -> int:
+    """Since 1970, exactly."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+_RANGE = """
+    SELECT min(as_of) AS first, max(as_of) AS last FROM ml_shadow_scores
+    WHERE workflow = $1 AND policy_hash = $2
 """
-_KEYS = """
-    JOIN ticket_keys k ON k.workflow = s.workflow AND k.ticket_id = s.ticket_id
-        AND k.revision = s.revision
-    WHERE s.workflow = $1 AND s.policy_hash = $2
-"""
-_BESIDE = f"""
-    SELECT {_CANDIDATE.format(ordinal="d.ordinal")},
-        coalesce(d.score, 'NaN'), d.rules_points::float8, d.band,
-        coalesce(d.hard_floor, 0::int2),
-        CASE d.route WHEN 'review' THEN 2 WHEN 'tiebreak' THEN 1 ELSE 0 END::int2,
-        (k.origin = 'live')::int::int2
-    FROM ml_shadow_scores s
-    JOIN decisions d ON d.as_of = s.as_of AND d.workflow = s.workflow
-        AND d.ticket_id = s.ticket_id AND d.revision = s.revision AND d.policy_hash = $3
-    {_KEYS}
+_ROUTE = "CASE route WHEN 'review' THEN 2 WHEN 'tiebreak' THEN 1 ELSE 0 END::int2"
+_SCORES = f"""
+    SELECT as_of, hashtextextended(ticket_id, 0), revision, coalesce(score, 'NaN'), band,
+        coalesce(hard_floor, 0::int2), {_ROUTE}, seconds, rules_band
+    FROM ml_shadow_scores WHERE workflow = $1 AND policy_hash = $2
 """  # noqa: S608
-_ALONE = f"""
-    SELECT {_CANDIDATE.format(ordinal="1")},
-        'NaN'::float8, s.rules_band::float8, s.rules_band, 0::int2, 0::int2,
-        (k.origin = 'live')::int::int2
-    FROM ml_shadow_scores s {_KEYS}
+_DECISIONS = f"""
+    SELECT as_of, hashtextextended(ticket_id, 0), revision, ordinal, coalesce(score, 'NaN'),
+        rules_points::float8, band, coalesce(hard_floor, 0::int2), {_ROUTE},
+        (fired IS NOT NULL)::int::int2
+    FROM decisions
+    WHERE workflow = $1 AND policy_hash = $2 AND as_of BETWEEN $3 AND $4
 """  # noqa: S608
-_OUTCOMES = """
-    SELECT hashtextextended(o.ticket_id, 0) AS ticket, o.ordinal, o.content
-    FROM outcomes o
-    WHERE o.workflow = $1 AND o.kind = 'outcome' AND o.known_at <= $3 AND o.content IS NOT NULL
-      AND o.ticket_id IN (
-        SELECT ticket_id FROM ml_shadow_scores WHERE workflow = $1 AND policy_hash = $2)
-"""
-_SLICE = """
-    SELECT hashtextextended(t.ticket_id, 0) AS ticket, t.revision,
-           t.content::json ->> $3 AS value
-    FROM ml_shadow_scores s JOIN tickets t ON t.as_of = s.as_of AND t.workflow = s.workflow
-        AND t.ticket_id = s.ticket_id AND t.revision = s.revision
-    WHERE s.workflow = $1 AND s.policy_hash = $2 AND t.content IS NOT NULL
+_IMPORTED = """
+    SELECT hashtextextended(ticket_id, 0), revision FROM ticket_keys
+    WHERE workflow = $1 AND origin <> 'live' AND as_of BETWEEN $2 AND $3
 """

@@ -25,6 +25,8 @@ from tiebreak.store import contexts, kept
 from tiebreak.store.database import Database
 
 Row = dict[str, Any]
+Drawn = list[list[Any]]  # `as_of`, ids and revisions of what was drawn
+_KEY = ("as_of", "ticket_id", "revision")
 EXACT = ("band", "route", "rules_band", "model_band", "hard_floor", "is_tie")
 CLOSE = ("margin", "score")
 
@@ -40,11 +42,20 @@ class Sampler:
     seed: int
     size: int
 
-    async def scores(self, policy: Policy) -> tuple[Again, Missing | None]:
-        """Shadow scores made again by the candidate, and what its features miss."""
+    async def draw(self) -> Drawn:
+        """The keys of the sample."""
+        pair = self.pair
         async with self.db.connection() as conn:
-            rows = [dict(row) for row in await conn.fetch(_SCORES, *self._drawn)]
-            keys = (self.pair.workflow, self.seed, self.size)
+            rows = await conn.fetch(_DRAW, pair.workflow, pair.policy_hash, self.seed, self.size)
+        return [[row[name] for row in rows] for name in _KEY]
+
+    async def scores(self, drawn: Drawn, policy: Policy) -> tuple[Again, Missing | None]:
+        """Shadow scores made again by the candidate, and what its features miss."""
+        pair = self.pair
+        async with self.db.connection() as conn:
+            found = await conn.fetch(_SCORES, *drawn, pair.workflow, pair.policy_hash)
+            rows = [dict(row) for row in found]
+            keys = (pair.workflow, self.seed, self.size)
             past = [dict(row) for row in await conn.fetch(_IMPORTED, *keys)]
         if not rows:
             return Again(0, 0, 0, None), None
@@ -58,12 +69,13 @@ class Sampler:
             return Again(len(rows), len(rows), 0, None, problem), None
         return _again(rows, decisions, seconds), missing
 
-    async def decisions(self, production: Policy) -> Again:
+    async def decisions(self, drawn: Drawn, production: Policy) -> Again:
         """Production's decisions on the same tickets, replayed."""
+        keys = (*drawn, self.pair.workflow)
         async with self.db.connection() as conn:
-            drawn = await conn.fetch(_DECISIONS, *self._drawn, self.pair.production)
-            found = [dict(row) for row in drawn]
-            tickets = [dict(row) for row in await conn.fetch(_TICKETS, *self._drawn)]
+            decided = await conn.fetch(_DECISIONS, *keys, self.pair.production)
+            found = [dict(row) for row in decided]
+            tickets = [dict(row) for row in await conn.fetch(_TICKETS, *keys)]
         by_key = {_key(row): row for row in tickets}
         pairs = [(row, by_key[_key(row)]) for row in found if _key(row) in by_key]
         if not pairs:
@@ -75,10 +87,6 @@ class Sampler:
         compared = report.total - report.counts[Cause.ERASED]
         different = sum(n for cause, n in report.counts.items() if cause not in EXPECTED)
         return Again(compared, different, report.counts[Cause.FINGERPRINT], seconds)
-
-    @property
-    def _drawn(self) -> tuple[str, str, int, int]:
-        return self.pair.workflow, self.pair.policy_hash, self.seed, self.size
 
     async def _given(self, rows: Sequence[Row], policy: Policy) -> Columns:
         """The tickets as the policy takes them; context that they were not given, from the log."""
@@ -173,24 +181,30 @@ def _absent(frame: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["as_of"], row["ticket_id"], row["revision"]
+    return tuple(row[name] for name in _KEY)
 
 
-_DRAWN = """
-    SELECT s.* FROM ml_shadow_scores s WHERE s.workflow = $1 AND s.policy_hash = $2
-    ORDER BY hashtextextended(s.ticket_id, $3), s.revision LIMIT $4
+_DRAW = """
+    SELECT as_of, ticket_id, revision FROM ml_shadow_scores
+    WHERE workflow = $1 AND policy_hash = $2
+    ORDER BY hashtextextended(ticket_id, $3), revision LIMIT $4
 """
-_OF = """
-    t.as_of = s.as_of AND t.workflow = s.workflow AND t.ticket_id = s.ticket_id
-    AND t.revision = s.revision
-"""
+_DRAWN = "unnest($1::timestamptz[], $2::text[], $3::int[]) AS drawn (as_of, ticket_id, revision)"
 _SCORES = f"""
     SELECT s.*, t.content, t.context, t.ticket_hash, t.origin
-    FROM ({_DRAWN}) s JOIN tickets t ON {_OF}
-    WHERE t.content IS NOT NULL ORDER BY t.as_of, t.ticket_id, t.revision
+    FROM {_DRAWN} JOIN ml_shadow_scores s USING (as_of, ticket_id, revision)
+    JOIN tickets t USING (as_of, ticket_id, revision, workflow)
+    WHERE workflow = $4 AND s.policy_hash = $5 AND t.content IS NOT NULL
+    ORDER BY as_of, ticket_id, revision
 """  # noqa: S608
-_TICKETS = f"SELECT t.* FROM ({_DRAWN}) s JOIN tickets t ON {_OF} WHERE t.content IS NOT NULL"  # noqa: S608
-_DECISIONS = f"SELECT t.* FROM ({_DRAWN}) s JOIN decisions t ON {_OF} AND t.policy_hash = $5"  # noqa: S608
+_TICKETS = f"""
+    SELECT t.* FROM {_DRAWN} JOIN tickets t USING (as_of, ticket_id, revision)
+    WHERE t.workflow = $4 AND t.content IS NOT NULL
+"""  # noqa: S608
+_DECISIONS = f"""
+    SELECT t.* FROM {_DRAWN} JOIN decisions t USING (as_of, ticket_id, revision)
+    WHERE t.workflow = $4 AND t.policy_hash = $5
+"""  # noqa: S608
 _IMPORTED = """
     SELECT t.as_of, t.content, t.context, t.ticket_hash FROM (
         SELECT k.as_of, k.workflow, k.ticket_id, k.revision FROM ticket_keys k

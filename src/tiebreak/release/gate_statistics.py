@@ -41,7 +41,7 @@ class Ranking:
     """
 
     def __init__(self, scores: Floats, truth: Bools) -> None:
-        self._order = np.argsort(-scores, kind="stable")
+        self._order = np.argsort(-scores)
         ordered = scores[self._order]
         self._ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
         self._truth = truth[self._order]
@@ -150,11 +150,17 @@ def _placements(scores: Floats, truth: Bools) -> tuple[Floats, Floats]:
 
     Ties count half.
     """
-    ranks = stats.rankdata(scores)
-    high, low = scores[truth], scores[~truth]
-    of_positives = (ranks[truth] - stats.rankdata(high)) / len(low)
-    of_negatives = 1.0 - (ranks[~truth] - stats.rankdata(low)) / len(high)
-    return of_positives, of_negatives
+    order = np.argsort(scores)
+    ordered, is_positive = scores[order], truth[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
+    sizes = np.diff(ends, prepend=-1)
+    high = np.cumsum(is_positive)[ends]  # positives through each group of equal scores
+    low = ends + 1 - high
+    # Those before a group and half of those in it are the mean of those before and through it.
+    below_high, below_low = ((each + np.append(0, each[:-1])) / 2 for each in (high, low))
+    below = np.empty(len(scores))
+    below[order] = np.where(is_positive, np.repeat(below_low, sizes), np.repeat(below_high, sizes))
+    return below[truth] / low[-1], 1.0 - below[~truth] / high[-1]
 
 
 def _variance(values: Floats) -> float:
@@ -181,11 +187,12 @@ def calibration_error(scores: Floats, truth: Bools, *, seed: int) -> Calibration
     finite sample (Roelofs et al. 2022), so labels are drawn anew by the scores themselves to tell
     how large.
     """
-    parts = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
+    order = np.argsort(scores, kind="stable")
+    parts = np.array_split(scores[order], min(BINS, len(scores)))
     sizes = np.array([len(part) for part in parts], dtype=np.float64)
-    means = np.array([scores[part].mean() for part in parts])
-    rates = np.array([truth[part].mean() for part in parts])
-    spread = np.array([(scores[part] * (1.0 - scores[part])).sum() for part in parts])
+    means = np.array([part.mean() for part in parts])
+    rates = np.array([part.mean() for part in np.array_split(truth[order], len(parts))])
+    spread = np.array([(part * (1.0 - part)).sum() for part in parts])
     share = sizes / len(scores)
     error = float((share * np.abs(means - rates)).sum())
     random = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,19 @@ from tiebreak.release.events import Event, events_of
 from tiebreak.release.gate_columns import (
     DAY_MICROSECONDS,
     REVIEW,
+    Bools,
     Pair,
     Scored,
-    read_scored,
-    read_slices,
+    read_sides,
 )
-from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered
+from tiebreak.release.gate_coverage import cover, read_times
+from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Missing
 from tiebreak.release.gate_sample import Sampler
 from tiebreak.release.gate_statistics import Compared, compare
+from tiebreak.release.gate_texts import Slices, read_slices, read_truth
 from tiebreak.release.releases import Office, Release
-from tiebreak.release.states import Kind, Stage, State
+from tiebreak.release.states import Kind, Stage
+from tiebreak.store.columns import Columns
 from tiebreak.store.database import Database
 
 Floats = NDArray[np.float64]
@@ -73,20 +76,31 @@ async def gather(
     production = None if before is None else (await library.get(before)).policy
     pair = Pair(release.workflow, release.policy_hash, before)
     seed = seed_of(release, known_by)
-    scored = await read_scored(db, pair, candidate.workflow, known_by=known_by)
     events = await events_of(db, release.release_id)
+    times = await read_times(db, release, events)
+    sides = await read_sides(db, pair, times.since, times.through)
+    columns = await asyncio.to_thread(sides.paired)
     sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
-    coverage, slices = await asyncio.gather(
-        _coverage(db, release, pair, scored, events),
-        _slices(db, pair, scored, plan, candidate.workflow, production),
+    coverage = await asyncio.to_thread(cover, release, sides, columns, times, events)
+    ranking = _ranking(columns, candidate, production)
+    capacity = _capacity(plan, columns, coverage)
+
+    async def labelled() -> tuple[Scored, Bools, Compared | None]:
+        truth = await read_truth(db, columns, candidate.workflow, known_by=known_by)
+        scored = Scored(columns, truth)
+        usable = scored.is_labelled & ~np.isnan(ranking[0]) & ~np.isnan(ranking[1])
+        found = await asyncio.to_thread(_compared, ranking, usable, scored, capacity, seed)
+        return scored, usable, found
+
+    (
+        (scored, usable, compared),
+        slices,
+        (scores_again, missing, decisions_again),
+    ) = await asyncio.gather(
+        labelled(),
+        _slices(db, columns, plan, candidate.workflow, production),
+        _again(sampler, candidate, production),
     )
-    scores_again, missing = await sampler.scores(candidate)
-    decisions_again = Again(0, 0, 0, None)
-    if production is not None:
-        decisions_again = await sampler.decisions(production)
-    ranking = _ranking(scored, candidate, production)
-    usable = scored.is_labelled & ~np.isnan(ranking[0]) & ~np.isnan(ranking[1])
-    capacity = _capacity(plan, scored, coverage)
     backtest, problem = _backtest(evidence, release, before)
     return Gathered(
         stage=stage,
@@ -107,7 +121,7 @@ async def gather(
         backtest_problem=problem,
         canary=await _canary(db, release, events),
         reviewed=await _reviewed(db, pair),
-        compared=await asyncio.to_thread(_compared, ranking, usable, scored, capacity, seed),
+        compared=compared,
         ranking=ranking,
         usable=usable,
     )
@@ -125,64 +139,45 @@ async def _production(db: Database, release: Release) -> str | None:
         return await conn.fetchval(_PRODUCTION, release.workflow, release.base_seq)
 
 
-async def _coverage(
-    db: Database, release: Release, pair: Pair, scored: Scored, events: list[Event]
-) -> Coverage:
-    starts = [event for event in events if event.kind is Kind.SHADOW_STARTED]
-    share = float(starts[-1].detail.get("share", 1.0)) if starts else 1.0
-    quarantine = None
-    if release.state is State.QUARANTINED:
-        told = next(e.detail for e in reversed(events) if e.kind is Kind.QUARANTINED)
-        quarantine = str(told.get("message", told.get("cause", "no reason is told.")))
-    since = min((_begun(event) for event in starts), default=None)
-    async with db.connection() as conn:
-        through = await conn.fetchval(_THROUGH, release.release_id)
-        if since is None or through is None or not scored.count:
-            return Coverage(since, through, None, share, quarantine)
-        first = datetime.fromtimestamp(0, since.tzinfo) + _first(scored)
-        unscored = await conn.fetchval(
-            _UNSCORED, pair.workflow, pair.policy_hash, pair.production, min(since, first), through
-        )
-    return Coverage(since, through, unscored if share == 1.0 else None, share, quarantine)
+async def _again(
+    sampler: Sampler, candidate: Policy, production: Policy | None
+) -> tuple[Again, Missing | None, Again]:
+    """A sample of shadow scores, made again, what it misses, and production's decisions on it."""
+    drawn = await sampler.draw()
+    scores, missing = await sampler.scores(drawn, candidate)
+    if production is None:
+        return scores, missing, Again(0, 0, 0, None)
+    return scores, missing, await sampler.decisions(drawn, production)
 
 
-def _begun(event: Event) -> datetime:
-    since = event.detail.get("since")
-    return event.at if since is None else datetime.fromisoformat(since)
-
-
-def _first(scored: Scored) -> timedelta:
-    """The first scored `as_of`, since 1970."""
-    from_2000 = timedelta(microseconds=int(scored["as_of"].min()))
-    return from_2000 + timedelta(days=10_957)
-
-
-def _ranking(scored: Scored, candidate: Policy, production: Policy | None) -> tuple[Floats, Floats]:
+def _ranking(
+    columns: Columns, candidate: Policy, production: Policy | None
+) -> tuple[Floats, Floats]:
     """What both are ranked by: the model's score, else the rules' points, else the band.
 
     A candidate without a model has bands alone in shadow, so bands are compared then.
     """
     if candidate.parts.bundle_digest is None:
-        return scored["band"].astype(np.float64), scored["band_before"].astype(np.float64)
+        return columns["band"].astype(np.float64), columns["band_before"].astype(np.float64)
     has_model = production is not None and production.parts.bundle_digest is not None
-    return scored["score"], scored["score_before" if has_model else "points_before"]
+    return columns["score"], columns["score_before" if has_model else "points_before"]
 
 
-def _capacity(plan: ReleasePlan, scored: Scored, coverage: Coverage) -> float:
+def _capacity(plan: ReleasePlan, columns: Columns, coverage: Coverage) -> float:
     """The share of the tickets that reviewers can look at."""
-    if not scored.count:
+    if not len(columns):
         return LEAST_CAPACITY
     if plan.reviews_per_day is None:
-        share = float((scored["route_before"] == REVIEW).mean())
+        share = float((columns["route_before"] == REVIEW).mean())
     else:
-        days = max(float(np.ptp(scored["as_of"])) / DAY_MICROSECONDS, 1.0)
-        share = plan.reviews_per_day * days * coverage.share / scored.count
+        days = max(float(np.ptp(columns["as_of"])) / DAY_MICROSECONDS, 1.0)
+        share = plan.reviews_per_day * days * coverage.share / len(columns)
     return min(max(share, LEAST_CAPACITY), 1.0)
 
 
 def _compared(
     ranking: tuple[Floats, Floats],
-    usable: NDArray[np.bool_],
+    usable: Bools,
     scored: Scored,
     capacity: float,
     seed: int,
@@ -195,21 +190,18 @@ def _compared(
 
 async def _slices(
     db: Database,
-    pair: Pair,
-    scored: Scored,
+    columns: Columns,
     plan: ReleasePlan,
     workflow: Workflow,
     production: Policy | None,
-) -> dict[str, dict[str, NDArray[np.int64]]]:
+) -> dict[str, Slices]:
     """By the fields that production's version names; of one that the candidate lacks, nothing."""
     if plan.gates.slices is None:
         return {}
     known = {field.name for field in workflow.fields if not field.pii}
-    named = workflow if production is None else production.workflow
-    return {
-        field: await read_slices(db, pair, scored, field) if field in known else {}
-        for field in named.slices
-    }
+    named = (workflow if production is None else production.workflow).slices
+    read = await read_slices(db, workflow.name, columns, [each for each in named if each in known])
+    return {field: read.get(field, {}) for field in named}
 
 
 def _backtest(
@@ -259,15 +251,6 @@ def hash_of(scored: Scored) -> str:
 
 
 _PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
-_THROUGH = "SELECT through FROM shadow_progress WHERE release_id = $1"
-_UNSCORED = """
-    SELECT count(DISTINCT (d.ticket_id, d.revision)) FROM decisions d
-    WHERE d.workflow = $1 AND d.policy_hash = $3 AND d.as_of >= $4 AND d.as_of <= $5
-      AND d.fired IS NOT NULL AND NOT EXISTS (
-        SELECT FROM ml_shadow_scores s
-        WHERE s.as_of = d.as_of AND s.workflow = d.workflow AND s.ticket_id = d.ticket_id
-          AND s.revision = d.revision AND s.policy_hash = $2)
-"""
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
            count(*) FILTER (WHERE band < hard_floor) AS below
