@@ -34,7 +34,7 @@ from tiebreak.release import releases
 from tiebreak.release.states import Kind
 from tiebreak.settings import Settings
 from tiebreak.training.fit import Parameters
-from tiebreak.training.runs import Trainer
+from tiebreak.training.requests import Request
 from tiebreak.workflows.check import check_folder
 
 T = TypeVar("T")
@@ -175,19 +175,18 @@ async def trained(session: Session) -> None:
     """Train a small model and install it."""
     workflow, _ = check_folder(ROOT / "workflows" / "locate").sound()
     keys = session.keyring
-    trainer = Trainer(
-        session.db, session.lane, session.artifacts, session.bundle_keys, keys.entity_key
-    )
-    made = await trainer.run(
-        workflow,
-        known_by=datetime.now(UTC),
+    now = datetime.now(UTC)
+    request = Request(
+        workflow=workflow.name,
+        workflow_version=workflow.version,
+        known_by=now,
         valid_from=None,
         family=None,
-        parameters=Parameters(valid_from=datetime.now(UTC), rounds=10, max_depth=3),
+        parameters=Parameters(valid_from=now, rounds=10, max_depth=3),
         author="ann",
         reason="test",
-        progress=lambda _step, _share: None,
     )
+    made = await session.trainer.run(request, lambda _step, _share: None)
     proposal = await propose(
         session.db, session.library(), keys, "locate", ordinal=None, digest=made.digest
     )
