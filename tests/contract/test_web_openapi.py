@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+from tests.functional import test_web_release_trials as trials
 from tests.functional import test_web_releases as ways
 from tests.functional.serving import TICKET, Site
 
@@ -197,6 +198,22 @@ def test_answers_about_releases_fit_their_description(site: Site, description: J
     proposal = {"backtest": ways.backtest(site, 0.25).id, **why}
     left = checker.check("propose_release", ann.post(ways.BASE, json=proposal))
     way = f"{ways.BASE}/{release['release_id']}"
+    checker.check("evaluate_gates", ann.post(f"{way}/gates", json={}))
+    send("start_shadow", ann, f"{way}/shadow/start", {"share": 0.5})
+    send("stop_shadow", ann, f"{way}/shadow/stop", why)
+    checker.check("stop_shadow", ann.post(f"{way}/shadow/stop", json=why))
+    send("start_shadow", ann, f"{way}/shadow/start", {"since": "2026-01-31T00:00:00Z"})
+    assert send("evaluate_gates", ann, f"{way}/gates", {"stage": "canary"})["results"]
+    trials.gated(site, release["release_id"])
+    send("approve_release", bob, f"{way}/approve", {"stage": "canary"})
+    assert send("start_canary", ann, f"{way}/canary/start", {})["guards"]
+    send("step_canary", ann, f"{way}/canary/step", {"percent": 30})
+    checker.check("step_canary", ann.post(f"{way}/canary/step", json={"percent": 101}))
+    send("hold_canary", ann, f"{way}/canary/hold", why)
+    send("stop_canary", ann, f"{way}/canary/stop", why)
+    for each in ("shadow", "canary", "gates"):
+        checker.check(f"get_release_{each}", ann.get(f"{way}/{each}"))
+        checker.check(f"get_release_{each}", ann.get(f"{ways.BASE}/{ways.NOBODYS}/{each}"))
     ways.tried(site, release["release_id"])
     send("approve_release", bob, f"{way}/approve", {"stage": "promotion"})
     send("promote_release", ann, f"{way}/promote", why)

@@ -115,4 +115,4 @@ def test_no_request_breaks_the_server_or_its_promises(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-    assert "Operations:       37 selected / 37 total" in done.stdout
+    assert "Operations:       44 selected / 44 total" in done.stdout

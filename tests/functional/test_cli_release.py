@@ -77,7 +77,10 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
     assert place.json("release", "list", "--state", "shadow")["releases"] == []
 
     early = ("release", "approve", start, "--stage", "promotion", "--as", "bob")
-    assert place.json(*early, code=5)["error"]["code"] == "not_gated"
+    error = place.json(*early, code=5)["error"]
+    assert error["code"] == "not_gated"
+    for step in ("release shadow start", "release gates"):
+        assert f"tiebreak {step} {release['release_id']}" in error["hint"]
     tried(place, start)
     own = place.json("release", "approve", start, "--stage", "promotion", "--as", "ann", code=6)
     assert own["error"]["code"] == "four_eyes"

@@ -27,6 +27,15 @@ from tiebreak.workflows import versions
 BASE = "/v1/releases"
 PRODUCTION = f"{BASE}/production/repairs"
 WHY = {"reason": "test"}
+UNCHANGED = {"before": 0, "after": 0}
+FIGURES = {
+    "tickets": 10,
+    "flips": 0,
+    "missed": UNCHANGED,
+    "needless_reviews": UNCHANGED,
+    "reviewer_hours": UNCHANGED,
+}
+WINDOW = {"since": "2026-01-01T00:00:00+00:00", "until": "2026-02-01T00:00:00+00:00"}
 NOBODYS = "4f0f2a68-6d3c-4a4e-9f3c-0d6f6a1c7b21"
 
 
@@ -69,7 +78,7 @@ def backtest(site: Site, share: float) -> Backtest:
         changed = REPAIRS.model_copy(update={"knobs": Knobs(audit_share=share)})
         await versions.load(office.lane, changed, RULES, author="ann", reason="test")
         parts = PolicyParts(changed.name, changed.version, RULES.version)
-        made = await ways.backtest_of(office, parts, figures={})
+        made = await ways.backtest_of(office, parts, figures=FIGURES, window=WINDOW)
         return Evidence.of(site.settings).put(made.evidence, made.run)
 
     return within(site, work)

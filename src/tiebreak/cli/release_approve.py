@@ -51,5 +51,10 @@ def command(
         f"{verb} release {short(given.release_id)} for {stage}, "
         f"until {minute(given.expires_at)} UTC.",
     )
-    if not dry_run and stage is Stage.PROMOTION:
-        output.note(f"Next: `tiebreak release promote {short(given.release_id)} --reason WHY`")
+    if dry_run:
+        return
+    start = short(given.release_id)
+    if stage is Stage.CANARY:
+        output.note(f"Next: `tiebreak release canary start {start}`")
+    else:
+        output.note(f"Next: `tiebreak release promote {start} --reason WHY`")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.release_shadow import ReleaseArgument
-from tiebreak.cli.session import PersonOption, Session, act, look
+from tiebreak.cli.release import ReleaseArgument
+from tiebreak.cli.session import PersonOption, ReasonOption, Session, act, look
 from tiebreak.release import canary
-from tiebreak.release.releases import Release, find, get
+from tiebreak.release.releases import Office, Release, find
 
 PercentOption = Annotated[
     int | None,
     typer.Option(min=1, max=100, help="The share; default: that of the plan's next step."),
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why.")]
-Move = Callable[[Session, Release], Coroutine[Any, Any, Release]]
+Move = Callable[[Office, UUID, str], Coroutine[Any, Any, Release]]
 
 app = typer.Typer()
 
@@ -39,18 +39,12 @@ def start(
 
     Example: `tiebreak release canary start 3f2a --percent 5`
     """
-
-    async def move(session: Session, found: Release) -> Release:
-        office = session.office()
-        return await canary.start(
-            office,
-            found.release_id,
-            actor=session.person,
-            plan=await canary.plan_of(office, found),
-            percent=percent,
-        )
-
-    _move(release, person, json, move)
+    _move(
+        release,
+        person,
+        json,
+        lambda office, found, actor: canary.start(office, found, actor=actor, percent=percent),
+    )
 
 
 @app.command()
@@ -64,18 +58,12 @@ def step(
 
     Example: `tiebreak release canary step 3f2a`
     """
-
-    async def move(session: Session, found: Release) -> Release:
-        office = session.office()
-        return await canary.step(
-            office,
-            found.release_id,
-            actor=session.person,
-            plan=await canary.plan_of(office, found),
-            percent=percent,
-        )
-
-    _move(release, person, json, move)
+    _move(
+        release,
+        person,
+        json,
+        lambda office, found, actor: canary.step(office, found, actor=actor, percent=percent),
+    )
 
 
 @app.command()
@@ -89,13 +77,12 @@ def hold(
 
     Example: `tiebreak release canary hold 3f2a --reason "over the weekend"`
     """
-
-    async def move(session: Session, found: Release) -> Release:
-        return await canary.hold(
-            session.office(), found.release_id, actor=session.person, reason=reason
-        )
-
-    _move(release, person, json, move)
+    _move(
+        release,
+        person,
+        json,
+        lambda office, found, actor: canary.hold(office, found, actor=actor, reason=reason),
+    )
 
 
 @app.command()
@@ -109,13 +96,12 @@ def stop(
 
     Example: `tiebreak release canary stop 3f2a --reason "odd bands"`
     """
-
-    async def move(session: Session, found: Release) -> Release:
-        return await canary.stop(
-            session.office(), found.release_id, actor=session.person, reason=reason
-        )
-
-    _move(release, person, json, move)
+    _move(
+        release,
+        person,
+        json,
+        lambda office, found, actor: canary.stop(office, found, actor=actor, reason=reason),
+    )
 
 
 @app.command()
@@ -126,15 +112,9 @@ def status(release: ReleaseArgument, json: JsonOption = False) -> None:
     """
 
     async def work(session: Session) -> canary.Status:
-        found = await find(session.db, release)
-        return await _status(session, found)
+        return await canary.status(session.office(), await find(session.db, release))
 
     _show(json, look(work))
-
-
-async def _status(session: Session, release: Release) -> canary.Status:
-    office = session.office()
-    return await canary.status(office, release, await canary.plan_of(office, release))
 
 
 def as_data(told: canary.Status) -> dict[str, Any]:
@@ -153,10 +133,9 @@ def as_data(told: canary.Status) -> dict[str, Any]:
 
 def _move(release: str, person: str | None, json: bool, move: Move) -> None:
     async def work(session: Session) -> canary.Status:
+        office = session.office()
         found = await find(session.db, release)
-        await move(session, found)
-        moved = await get(session.db, found.release_id)
-        return await _status(session, moved)
+        return await canary.status(office, await move(office, found.release_id, session.person))
 
     _show(json, act(person, work))
 

@@ -8,7 +8,7 @@ import typer
 
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.cli import exits
-from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.output import JsonOption, Output, short, table
 from tiebreak.cli.session import PersonOption, Session, act
 from tiebreak.release import releases
 from tiebreak.release.evaluating import Evaluated, GatesBlock, evaluate
@@ -48,7 +48,10 @@ def command(
     for result in blocking:
         output.note(f"{result.gate}: {result.hint}")
     if told.is_passed:
-        output.note("Every gate passes: somebody else than its author may approve it.")
+        output.note(
+            "Every gate passes: somebody else than its author may approve it: "
+            f"`tiebreak release approve {short(told.release.release_id)} --stage {told.stage}`"
+        )
         return
     if told.evaluation is None:
         output.note("This was not kept: the candidate cannot go on as it is.")

@@ -127,4 +127,8 @@ def tell(output: Output, draft: Draft, made: Backtest | None, release: Release |
         line = f"Backtest {short(made.id)}: {figures['flips']:,} of {figures['tickets']:,} flip."
     output.result(told, table(heading, ("part", "before", "after"), rows), line)
     if release is not None:
-        output.note(f"Next: `tiebreak release show {short(release.release_id)}`")
+        start = short(release.release_id)
+        output.note(
+            f"Next: `tiebreak release shadow start {start}`; when it has scored enough, "
+            f"`tiebreak release gates {start}`"
+        )

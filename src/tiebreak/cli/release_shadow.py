@@ -8,13 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import DATES, PersonOption, Session, act, look
+from tiebreak.cli.release import ReleaseArgument
+from tiebreak.cli.session import DATES, PersonOption, ReasonOption, Session, act, look
 from tiebreak.release import shadow
 from tiebreak.release.releases import find, releases
-
-ReleaseArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="The release, or the first digits of it.")
-]
 
 app = typer.Typer()
 
@@ -60,7 +57,7 @@ def start(
 @app.command()
 def stop(
     release: ReleaseArgument,
-    reason: Annotated[str, typer.Option(help="Why.")],
+    reason: ReasonOption,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:

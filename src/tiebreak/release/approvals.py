@@ -79,7 +79,8 @@ async def approve(
         found = await evaluations.newest(office.db, release_id, stage)
         if found is None or not found.is_passed:
             raise NotGated(
-                hint=f"See what its gates said: `tiebreak release show {release_id}`.",
+                hint=f"Let it score (`tiebreak release shadow start {release_id}`), then ask its "
+                f"gates: `tiebreak release gates {release_id} --stage {stage}`.",
                 release=str(release_id),
                 stage=stage,
             )

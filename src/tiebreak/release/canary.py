@@ -58,16 +58,23 @@ class Status:
 
 
 async def start(
-    office: Office, release_id: UUID, *, actor: str, plan: CanaryPlan, percent: int | None = None
+    office: Office,
+    release_id: UUID,
+    *,
+    actor: str,
+    plan: CanaryPlan | None = None,
+    percent: int | None = None,
 ) -> Release:
-    """Let a release that was approved for it decide the first share.
+    """Let a release that was approved for it decide the first share of the plan, or this one.
 
-    Raises `NoSuchRelease`, `ProductionMoved`, `NotInThisState`, `NotApproved`, `ModelUnfit`,
-    `NotReady` and `AnotherCanary`.
+    Without a plan, here and below, it goes by its workflow's. Raises `NoSuchRelease`,
+    `ProductionMoved`, `NotInThisState`, `NotApproved`, `ModelUnfit`, `NotReady` and
+    `AnotherCanary`.
     """
     release = await get(office.db, release_id)
     await check_builds(office.library, await office.library.parts(release.policy_hash))
     await check_ready(office.db, office.library, release)
+    plan = plan or await plan_of(office, release)
     share = plan.steps[0].percent if percent is None else percent
     async with office.lane.unit() as unit:
         await check_current(unit, release)
@@ -81,7 +88,7 @@ async def step(
     release_id: UUID,
     *,
     actor: str,
-    plan: CanaryPlan,
+    plan: CanaryPlan | None = None,
     percent: int | None = None,
     is_planned: bool = False,
 ) -> Release:
@@ -91,6 +98,7 @@ async def step(
     `start` raises, and `NoFurtherStep`.
     """
     release = await get(office.db, release_id)
+    plan = plan or await plan_of(office, release)
     now = (await share_of(office, release)) or 0
     place = plan.step_of(now) + 1
     if percent is None:
@@ -135,7 +143,7 @@ async def stop(
     return await get(office.db, release_id)
 
 
-async def status(office: Office, release: Release, plan: CanaryPlan) -> Status:
+async def status(office: Office, release: Release, plan: CanaryPlan | None = None) -> Status:
     """Where a canary stands, and what its guards find."""
     moves = await _moves(office, release)
     percent = await share_of(office, release) or 0
@@ -144,6 +152,7 @@ async def status(office: Office, release: Release, plan: CanaryPlan) -> Status:
     since = moves[-1].at
     found: list[Guard] = []
     if release.state in DECIDING:
+        plan = plan or await plan_of(office, release)
         found = await guards.look(office.db, await _watched(office, release, moves), plan)
     return Status(release, percent, since, await _tickets(office, release, since), found)
 
@@ -161,8 +170,6 @@ async def plan_of(office: Office, release: Release) -> CanaryPlan:
 
 async def control(office: Office, plan: CanaryPlan | None = None) -> list[Release]:
     """Look after all canaries once: roll back what does harm, step what did well; the changed.
-
-    Without a plan each goes by its workflow's.
 
     What was done stands in the events, so it goes on after any interruption.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,8 +84,9 @@ async def evaluate(
     is_canary = plan.plan.canary == "required" and release.state is not State.READY
     stage = stage or (Stage.CANARY if is_canary else Stage.PROMOTION)
     gathered = await gather(office, evidence, release, stage, plan.plan, known_by=moment)
-    results = judge(gathered)
-    told = _told(release, gathered, plan, results, moment)
+    # In a thread, because whoever asks may be serving meanwhile.
+    results = await asyncio.to_thread(judge, gathered)
+    told = await asyncio.to_thread(_told, release, gathered, plan, results, moment)
     is_kept = release.state is not State.QUARANTINED
     is_kept = is_kept and gathered.production_seq == release.base_seq
     kept = None

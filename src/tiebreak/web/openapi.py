@@ -18,11 +18,15 @@ from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
 from tiebreak.web.release_shapes import (
     ApprovalRequest,
+    CanaryShare,
     Countersignature,
     DemotionRequest,
+    GateQuestion,
     Promotion,
     Proposal,
     Rollback,
+    ShadowStart,
+    Stop,
     Withdrawal,
 )
 from tiebreak.web.shapes import (
@@ -71,6 +75,13 @@ REQUESTS: Mapping[str, type[BaseModel]] = {
     "propose_release": Proposal,
     "rebase_release": Proposal,
     "withdraw_release": Withdrawal,
+    "start_shadow": ShadowStart,
+    "stop_shadow": Stop,
+    "start_canary": CanaryShare,
+    "step_canary": CanaryShare,
+    "hold_canary": Stop,
+    "stop_canary": Stop,
+    "evaluate_gates": GateQuestion,
     "approve_release": ApprovalRequest,
     "promote_release": Promotion,
     "rollback_production": Rollback,

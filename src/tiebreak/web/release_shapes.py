@@ -11,6 +11,7 @@ from tiebreak.registry import records
 from tiebreak.release.approvals import MOST_HOURS
 from tiebreak.release.demotion import Target
 from tiebreak.release.states import Kind, Stage, State
+from tiebreak.web.moments import Moment
 from tiebreak.web.shapes import REASON_MAX_LENGTH, Mistake, Shape
 
 NO_NUL = r"^[^\x00]*$"  # Postgres takes none in a text
@@ -23,6 +24,7 @@ def _whole(value: object) -> object:
 
 Hours = Annotated[int, Field(ge=1, le=MOST_HOURS), BeforeValidator(_whole)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]  # of a record
+Percent = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)]
 Reason = Annotated[
     str,
     Field(
@@ -229,3 +231,36 @@ class Countersignature(Shape):
 
     seq: Number = Field(description="Number of the demotion's record.")
     note: Note = ""
+
+
+class ShadowStart(Shape):
+    """Which share of the tickets a candidate scores, and from when on."""
+
+    share: float = Field(
+        1.0, gt=0, le=1, description="By the ticket's id: 0.1 is every tenth.", examples=[0.2]
+    )
+    since: Moment | None = Field(
+        None, description="Score stored tickets from then on, too; null: from now on."
+    )
+
+
+class Stop(Shape):
+    """Why a candidate is stopped or held."""
+
+    reason: Reason
+
+
+class CanaryShare(Shape):
+    """Which share of the tickets a canary decides."""
+
+    percent: Percent | None = Field(
+        None, description="Null: that of the plan's next step.", examples=[5]
+    )
+
+
+class GateQuestion(Shape):
+    """Before which stage the gates are asked."""
+
+    stage: Stage | None = Field(
+        None, description="Null: what comes next for the release.", examples=["promotion"]
+    )

@@ -1,4 +1,4 @@
-"""What a canary decides, and what its guards find."""
+"""Canaries: what they decide and what their guards find; start, step, hold and stop them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.release import canary
-from tiebreak.release.releases import Office
+from tiebreak.release.releases import Office, Release, get
 from tiebreak.web.answering import answered, described
-from tiebreak.web.api.release_shadow import RELEASE, release_of
-from tiebreak.web.auth import LeanRoute
+from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
+from tiebreak.web.auth import LeanRoute, actor_of
+from tiebreak.web.release_shapes import CanaryShare, Stop
 from tiebreak.web.shapes import Shape
 from tiebreak.web.site import site_of
 
@@ -50,20 +51,78 @@ class CanaryStatus(Shape):
     "/{release_id}/canary",
     name="get_release_canary",
     summary="Read what a canary's guards find",
-    responses=described(CanaryStatus, 401, 403, 404, 500, 503),
+    responses=described(CanaryStatus, *READING),
 )
 async def get_release_canary(request: Request, release_id: str = RELEASE) -> Response:
-    """Share, step and guards of a canary; `tiebreak release canary` starts, steps and stops it."""
-    site = site_of(request)
-    office = Office(site.db, site.outcomes_lane, site.keyring, site.service.library)
-    found = await release_of(site.db, release_id)
-    told = await canary.status(office, found, await canary.plan_of(office, found))
+    """Share, step and guards of a canary."""
+    office = site_of(request).office
+    return await _told(office, await get(office.db, id_of(release_id)))
+
+
+@router.post(
+    "/{release_id}/canary/start",
+    name="start_canary",
+    summary="Start a canary",
+    responses=described(CanaryStatus, *REFUSALS),
+)
+async def start_canary(request: Request, release_id: str = RELEASE) -> Response:
+    """Let a release that was approved for it decide its first share; its approver is another."""
+    office, wanted = site_of(request).office, await read(request, CanaryShare)
+    actor = actor_of(request).person
+    moved = await canary.start(office, id_of(release_id), actor=actor, percent=wanted.percent)
+    return await _told(office, moved)
+
+
+@router.post(
+    "/{release_id}/canary/step",
+    name="step_canary",
+    summary="Step a canary",
+    responses=described(CanaryStatus, *REFUSALS),
+)
+async def step_canary(request: Request, release_id: str = RELEASE) -> Response:
+    """Let a canary decide the next share now; a held one goes on."""
+    office, wanted = site_of(request).office, await read(request, CanaryShare)
+    actor = actor_of(request).person
+    moved = await canary.step(office, id_of(release_id), actor=actor, percent=wanted.percent)
+    return await _told(office, moved)
+
+
+@router.post(
+    "/{release_id}/canary/hold",
+    name="hold_canary",
+    summary="Hold a canary",
+    responses=described(CanaryStatus, *REFUSALS),
+)
+async def hold_canary(request: Request, release_id: str = RELEASE) -> Response:
+    """Let a canary keep its share until somebody steps it; its guards go on watching."""
+    office, wanted = site_of(request).office, await read(request, Stop)
+    actor = actor_of(request).person
+    moved = await canary.hold(office, id_of(release_id), actor=actor, reason=wanted.reason)
+    return await _told(office, moved)
+
+
+@router.post(
+    "/{release_id}/canary/stop",
+    name="stop_canary",
+    summary="Stop a canary",
+    responses=described(CanaryStatus, *REFUSALS),
+)
+async def stop_canary(request: Request, release_id: str = RELEASE) -> Response:
+    """Take a canary's share: production decides everything within a second."""
+    office, wanted = site_of(request).office, await read(request, Stop)
+    actor = actor_of(request).person
+    moved = await canary.stop(office, id_of(release_id), actor=actor, reason=wanted.reason)
+    return await _told(office, moved)
+
+
+async def _told(office: Office, release: Release) -> Response:
+    told = await canary.status(office, release)
     return answered(
         {
-            "release_id": str(told.release.release_id),
-            "workflow": told.release.workflow,
-            "policy_hash": told.release.policy_hash,
-            "state": told.release.state.value,
+            "release_id": str(release.release_id),
+            "workflow": release.workflow,
+            "policy_hash": release.policy_hash,
+            "state": release.state.value,
             "percent": told.percent,
             "step_since": told.step_since,
             "tickets": told.tickets,

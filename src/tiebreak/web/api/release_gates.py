@@ -1,41 +1,36 @@
-"""What the gates said of a release."""
+"""The gates before a release's canary or promotion: ask them, and read what they said."""
 
 from __future__ import annotations
 
-import uuid
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from fastapi import APIRouter
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tiebreak.backtest.evidence import Evidence
 from tiebreak.release import evaluations, releases
+from tiebreak.release.evaluating import evaluate
 from tiebreak.release.evaluations import Evaluation
-from tiebreak.release.releases import NoSuchRelease
 from tiebreak.release.states import Stage
 from tiebreak.web.answering import answered, described
-from tiebreak.web.auth import LeanRoute
+from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
+from tiebreak.web.auth import LeanRoute, actor_of
+from tiebreak.web.release_shapes import GateQuestion
+from tiebreak.web.shapes import Shape
 from tiebreak.web.site import site_of
 
 router = APIRouter(prefix="/v1/releases", route_class=LeanRoute, tags=["releases"])
 
-RELEASE = Path(
-    description="The release's id, a UUID.",
-    examples=["5f0c2f5e-6f0d-4c55-9a53-0d0b6d3a3c11"],
-    pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
-)
 
+class GateFigures(Shape):
+    """What the gates before a stage said, and what it depends on."""
 
-class GateEvaluation(BaseModel):
-    """What the gates before a stage said last, and what it depends on."""
-
-    evaluation_id: str
-    stage: str = Field(description="canary or promotion.")
+    stage: Stage
     policy_hash: str
     production_seq: int = Field(description="Number of the production record it is bound to.")
-    evaluated_at: datetime
     is_passed: bool
     results: dict[str, Any] = Field(
         description="`gates` with verdict, figure, limit and a sentence each; limits in force, "
@@ -43,7 +38,25 @@ class GateEvaluation(BaseModel):
     )
 
 
-class GateEvaluations(BaseModel):
+class GateEvaluation(GateFigures):
+    """What the gates before a stage said last, and what it depends on."""
+
+    evaluation_id: str
+    evaluated_at: datetime
+
+
+class GateAnswer(GateFigures):
+    """What the gates say now, and what it depends on."""
+
+    release_id: str
+    evaluation_id: str | None = Field(
+        description="Null: it was not kept, because the candidate is in quarantine or production "
+        "moved; then it never passes."
+    )
+    evaluated_at: datetime | None
+
+
+class GateEvaluations(Shape):
     """What the gates said of a release; null before they were asked."""
 
     release_id: str
@@ -55,19 +68,50 @@ class GateEvaluations(BaseModel):
     "/{release_id}/gates",
     name="get_release_gates",
     summary="Read what the gates said",
-    responses=described(GateEvaluations, 401, 403, 404, 500, 503),
+    responses=described(GateEvaluations, *READING),
 )
 async def get_release_gates(request: Request, release_id: str = RELEASE) -> Response:
-    """The newest evaluation of each stage; `tiebreak release gates` makes a new one."""
+    """The newest evaluation of each stage."""
     site = site_of(request)
-    try:
-        release = await releases.get(site.db, uuid.UUID(release_id))
-    except ValueError:
-        raise NoSuchRelease(hint="It is a UUID.", release=release_id) from None
+    release = await releases.get(site.db, id_of(release_id))
     told: dict[str, Any] = {"release_id": str(release.release_id)}
     for stage in Stage:
         told[stage.value] = _told(await evaluations.newest(site.db, release.release_id, stage))
     return answered(told)
+
+
+@router.post(
+    "/{release_id}/gates",
+    name="evaluate_gates",
+    summary="Ask the gates",
+    responses=described(GateAnswer, *REFUSALS),
+)
+async def evaluate_gates(request: Request, release_id: str = RELEASE) -> Response:
+    """Ask every gate before a release's canary or promotion, and keep the answer.
+
+    It takes seconds. Only what passes, with another person's approval, lets the release go on.
+    """
+    site, wanted = site_of(request), await read(request, GateQuestion)
+    found = await evaluate(
+        site.office,
+        Evidence.of(site.settings),
+        id_of(release_id),
+        wanted.stage,
+        actor=actor_of(request).person,
+    )
+    kept = found.evaluation
+    return answered(
+        {
+            "release_id": str(found.release.release_id),
+            "evaluation_id": None if kept is None else str(kept.evaluation_id),
+            "stage": found.stage.value,
+            "policy_hash": found.release.policy_hash,
+            "production_seq": found.release.base_seq,
+            "evaluated_at": None if kept is None else kept.evaluated_at,
+            "is_passed": found.is_passed,
+            "results": found.told,
+        }
+    )
 
 
 def _told(found: Evaluation | None) -> dict[str, Any] | None:

@@ -1,30 +1,25 @@
-"""How far candidates have scored in shadow."""
+"""Candidates in shadow: how far they have scored; let them begin and end."""
 
 from __future__ import annotations
 
-import uuid
 from datetime import datetime
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.release import shadow
-from tiebreak.release.releases import NoSuchRelease, Release, get
+from tiebreak.release.releases import Release, get
 from tiebreak.store.database import Database
 from tiebreak.web.answering import answered, described
-from tiebreak.web.auth import LeanRoute
+from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
+from tiebreak.web.auth import LeanRoute, actor_of
+from tiebreak.web.release_shapes import ShadowStart, Stop
 from tiebreak.web.shapes import Shape
 from tiebreak.web.site import site_of
 
 router = APIRouter(prefix="/v1/releases", route_class=LeanRoute, tags=["releases"])
-
-RELEASE = Path(
-    description="The release's id, a UUID.",
-    examples=["5f0c2f5e-6f0d-4c55-9a53-0d0b6d3a3c11"],
-    pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
-)
 
 
 class Quarantine(Shape):
@@ -54,18 +49,56 @@ class ShadowStatus(Shape):
     "/{release_id}/shadow",
     name="get_release_shadow",
     summary="Read how far a candidate has scored",
-    responses=described(ShadowStatus, 401, 403, 404, 500, 503),
+    responses=described(ShadowStatus, *READING),
 )
 async def get_release_shadow(request: Request, release_id: str = RELEASE) -> Response:
-    """How far a candidate in shadow has scored; `tiebreak release shadow` starts and stops it."""
+    """How far a candidate in shadow has scored, how fast, and what went wrong."""
     db = site_of(request).db
-    told = await shadow.status(db, await release_of(db, release_id))
+    return await _told(db, await get(db, id_of(release_id)))
+
+
+@router.post(
+    "/{release_id}/shadow/start",
+    name="start_shadow",
+    summary="Let a candidate score",
+    responses=described(ShadowStatus, *REFUSALS),
+)
+async def start_shadow(request: Request, release_id: str = RELEASE) -> Response:
+    """Let a candidate score tickets: from now on, from where it was stopped, or from `since` on."""
+    site, wanted = site_of(request), await read(request, ShadowStart)
+    started = await shadow.start(
+        site.office,
+        id_of(release_id),
+        actor=actor_of(request).person,
+        share=wanted.share,
+        since=wanted.since,
+    )
+    return await _told(site.db, started)
+
+
+@router.post(
+    "/{release_id}/shadow/stop",
+    name="stop_shadow",
+    summary="Let a candidate score no more",
+    responses=described(ShadowStatus, *REFUSALS),
+)
+async def stop_shadow(request: Request, release_id: str = RELEASE) -> Response:
+    """Let a candidate score no more; its scores stay, and it may be started again."""
+    site, wanted = site_of(request), await read(request, Stop)
+    stopped = await shadow.stop(
+        site.office, id_of(release_id), actor=actor_of(request).person, reason=wanted.reason
+    )
+    return await _told(site.db, stopped)
+
+
+async def _told(db: Database, release: Release) -> Response:
+    told = await shadow.status(db, release)
     return answered(
         {
-            "release_id": str(told.release.release_id),
-            "workflow": told.release.workflow,
-            "policy_hash": told.release.policy_hash,
-            "state": told.release.state.value,
+            "release_id": str(release.release_id),
+            "workflow": release.workflow,
+            "policy_hash": release.policy_hash,
+            "state": release.state.value,
             "share": told.share,
             "through": told.through,
             "scored": told.scored,
@@ -75,11 +108,3 @@ async def get_release_shadow(request: Request, release_id: str = RELEASE) -> Res
             "error": told.error,
         }
     )
-
-
-async def release_of(db: Database, release_id: str) -> Release:
-    """The release of a path. Raises `NoSuchRelease`."""
-    try:
-        return await get(db, uuid.UUID(release_id))
-    except ValueError:
-        raise NoSuchRelease(hint="It is a UUID.", release=release_id) from None

@@ -1,80 +1,46 @@
-"""Releases: a changed policy's way into production, and the ways back."""
+"""Releases: a changed policy's way into production."""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tiebreak.access.roles import Role
 from tiebreak.backtest.evidence import Backtest, Evidence
-from tiebreak.registry import records
 from tiebreak.release import releases
 from tiebreak.release.approvals import approvals_of, approve
-from tiebreak.release.demotion import countersign, demote
 from tiebreak.release.events import ACTIONS, events_of
 from tiebreak.release.overview import overview
-from tiebreak.release.promotion import promote, rollback
-from tiebreak.release.releases import Filters, NoSuchRelease
+from tiebreak.release.promotion import promote
+from tiebreak.release.releases import Filters
 from tiebreak.release.states import State
 from tiebreak.store import journal
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.audit import entries_page
+from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
 from tiebreak.web.auth import GuardedRoute, LeanRoute, actor_of
-from tiebreak.web.bodies import read_model
 from tiebreak.web.cursors import read_cursor, write_cursor
-from tiebreak.web.problems import Unauthenticated, WrongRole
 from tiebreak.web.release_shapes import (
-    ID,
     NO_NUL,
     ApprovalRequest,
-    Countersignature,
-    Countersigned,
-    DemotionRequest,
     ProductionRecord,
     Promotion,
     Proposal,
     Release,
     ReleaseApproval,
     ReleaseDetail,
-    ReleaseOverview,
     ReleasePage,
-    Rollback,
     Withdrawal,
 )
 from tiebreak.web.shapes import AuditPage
 from tiebreak.web.site import Site, site_of
-
-M = TypeVar("M", bound=BaseModel)
-
-RELEASE = Path(
-    description="The release's id, a UUID.",
-    examples=[ID],
-    pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
-)
-
-WORKFLOW = Path(description="Name of the workflow.", examples=["locate"])
-REFUSALS = (400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
-APPROVAL_HEADER = "X-Approval"
-APPROVAL: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": APPROVAL_HEADER,
-            "in": "header",
-            "required": True,
-            "description": "`Bearer tbk_…`: the API key of the approver, another person.",
-            "schema": {"type": "string"},
-        }
-    ]
-}
 
 lists = APIRouter(prefix="/v1/releases", route_class=GuardedRoute, tags=["releases"])
 router = APIRouter(prefix="/v1/releases", route_class=LeanRoute, tags=["releases"])
@@ -158,22 +124,10 @@ async def list_release_history(
 
 
 @router.get(
-    "/production",
-    name="get_production",
-    summary="Read what is in production",
-    responses=described(ReleaseOverview, 401, 403, 500, 503),
-)
-async def get_production(request: Request) -> Response:
-    """What is in production, the open candidates, and demotions that await a signature."""
-    site = site_of(request)
-    return answered((await overview(site.db, site.keyring)).as_data())
-
-
-@router.get(
     "/{release_id}",
     name="get_release",
     summary="Read a release",
-    responses=described(ReleaseDetail, 401, 403, 404, 500, 503),
+    responses=described(ReleaseDetail, *READING),
 )
 async def get_release(request: Request, release_id: str = RELEASE) -> Response:
     """A release with its approvals and everything that happened to it, oldest first."""
@@ -191,7 +145,7 @@ async def propose_release(request: Request) -> Response:
 
     `tiebreak release propose` stores versions and runs the backtest too.
     """
-    site, wanted = site_of(request), await _read(request, Proposal)
+    site, wanted = site_of(request), await read(request, Proposal)
     made = await _backtest(site, wanted.backtest)
     parts = releases.parts_of(made)
     author = actor_of(request).person
@@ -207,7 +161,7 @@ async def propose_release(request: Request) -> Response:
 )
 async def rebase_release(request: Request, release_id: str = RELEASE) -> Response:
     """Propose the policy of a release anew, because production moved; the old one is voided."""
-    site, wanted = site_of(request), await _read(request, Proposal)
+    site, wanted = site_of(request), await read(request, Proposal)
     made = await _backtest(site, wanted.backtest)
     author = actor_of(request).person
     release = await releases.rebase(
@@ -224,7 +178,7 @@ async def rebase_release(request: Request, release_id: str = RELEASE) -> Respons
 )
 async def withdraw_release(request: Request, release_id: str = RELEASE) -> Response:
     """Take a release back for good; its canary decides no more."""
-    site, wanted = site_of(request), await _read(request, Withdrawal)
+    site, wanted = site_of(request), await read(request, Withdrawal)
     release = await releases.withdraw(
         site.office, id_of(release_id), actor=actor_of(request).person, reason=wanted.reason
     )
@@ -239,7 +193,7 @@ async def withdraw_release(request: Request, release_id: str = RELEASE) -> Respo
 )
 async def approve_release(request: Request, release_id: str = RELEASE) -> Response:
     """Approve what the gates said last of a release that somebody else proposed."""
-    wanted = await _read(request, ApprovalRequest)
+    wanted = await read(request, ApprovalRequest)
     given = await approve(
         site_of(request).office,
         id_of(release_id),
@@ -259,7 +213,7 @@ async def approve_release(request: Request, release_id: str = RELEASE) -> Respon
 )
 async def promote_release(request: Request, release_id: str = RELEASE) -> Response:
     """Put a release into production by the approval of another person."""
-    wanted = await _read(request, Promotion)
+    wanted = await read(request, Promotion)
     record = await promote(
         site_of(request).office,
         id_of(release_id),
@@ -269,107 +223,8 @@ async def promote_release(request: Request, release_id: str = RELEASE) -> Respon
     return answered(asdict(record))
 
 
-@router.post(
-    "/production/{workflow}/rollback",
-    name="rollback_production",
-    summary="Roll back",
-    responses=described(ProductionRecord, *REFUSALS),
-    openapi_extra=APPROVAL,
-)
-async def rollback_production(request: Request, workflow: str = WORKFLOW) -> Response:
-    """Put an earlier policy back into production, by two persons.
-
-    The second one's key, which has the role `approver`, stands in the header `X-Approval`.
-    """
-    site, wanted = site_of(request), await _read(request, Rollback)
-    approver = await _approver(request)
-    record = await rollback(
-        site.office,
-        workflow,
-        wanted.policy_hash,
-        seq=wanted.seq or await records.seq_now(site.db, workflow),
-        author=actor_of(request).person,
-        approver=approver,
-        reason=wanted.reason,
-    )
-    return answered(asdict(record))
-
-
-@router.post(
-    "/production/{workflow}/demote",
-    name="demote_production",
-    summary="Demote at once",
-    responses=described(ProductionRecord, *REFUSALS),
-)
-async def demote_production(request: Request, workflow: str = WORKFLOW) -> Response:
-    """Take the policy in production out of it; in force in every worker within a second.
-
-    One person may do it alone; another one countersigns it within 24 hours.
-    """
-    site, wanted = site_of(request), await _read(request, DemotionRequest)
-    record = await demote(
-        site.office,
-        workflow,
-        wanted.to,
-        seq=wanted.seq or await records.seq_now(site.db, workflow),
-        author=actor_of(request).person,
-        reason=wanted.reason,
-    )
-    return answered(asdict(record))
-
-
-@router.post(
-    "/production/{workflow}/countersign",
-    name="countersign_demotion",
-    summary="Countersign a demotion",
-    responses=described(Countersigned, *REFUSALS),
-)
-async def countersign_demotion(request: Request, workflow: str = WORKFLOW) -> Response:
-    """Sign another person's demotion."""
-    wanted = await _read(request, Countersignature)
-    await countersign(
-        site_of(request).office,
-        workflow,
-        wanted.seq,
-        signer=actor_of(request).person,
-        note=wanted.note,
-    )
-    return answered({"workflow": workflow, "seq": wanted.seq})
-
-
-async def _read(request: Request, model: type[M]) -> M:
-    return await read_model(request, model, site_of(request).settings.api.max_body_bytes)
-
-
 async def _backtest(site: Site, start: str) -> Backtest:
     return await asyncio.to_thread(Evidence.of(site.settings).get, start)
-
-
-async def _approver(request: Request) -> str:
-    """The person who approves this request beside the one who makes it."""
-    header = request.headers.get(APPROVAL_HEADER)
-    try:
-        actor = await site_of(request).keys.actor(header)
-    except Unauthenticated:
-        raise Unauthenticated(
-            f"A second person's API key is needed in the header {APPROVAL_HEADER}.",
-            hint=f"Send `{APPROVAL_HEADER}: Bearer tbk_…` with the key of an approver.",
-        ) from None
-    if Role.APPROVER not in actor.roles:
-        raise WrongRole(
-            f"The key in the header {APPROVAL_HEADER} needs the role approver.",
-            hint="Use the key of an approver.",
-            roles=[Role.APPROVER.value],
-        )
-    return actor.person
-
-
-def id_of(release_id: str) -> UUID:
-    """The id in an address. Raises `NoSuchRelease`."""
-    try:
-        return uuid.UUID(release_id)
-    except ValueError:
-        raise NoSuchRelease(hint="GET /v1/releases lists them.", release=release_id) from None
 
 
 async def _detail(site: Site, release_id: UUID) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""What is in production, and the ways back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tiebreak.access.roles import Role
+from tiebreak.registry import records
+from tiebreak.release.demotion import countersign, demote
+from tiebreak.release.overview import overview
+from tiebreak.release.promotion import rollback
+from tiebreak.web.answering import answered, described
+from tiebreak.web.api.release_requests import REFUSALS, read
+from tiebreak.web.auth import LeanRoute, actor_of
+from tiebreak.web.problems import Unauthenticated, WrongRole
+from tiebreak.web.release_shapes import (
+    Countersignature,
+    Countersigned,
+    DemotionRequest,
+    ProductionRecord,
+    ReleaseOverview,
+    Rollback,
+)
+from tiebreak.web.site import site_of
+
+WORKFLOW = Path(description="Name of the workflow.", examples=["locate"])
+APPROVAL_HEADER = "X-Approval"
+APPROVAL: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": APPROVAL_HEADER,
+            "in": "header",
+            "required": True,
+            "description": "`Bearer tbk_…`: the API key of the approver, another person.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+
+router = APIRouter(prefix="/v1/releases", route_class=LeanRoute, tags=["releases"])
+
+
+@router.get(
+    "/production",
+    name="get_production",
+    summary="Read what is in production",
+    responses=described(ReleaseOverview, 401, 403, 500, 503),
+)
+async def get_production(request: Request) -> Response:
+    """What is in production, the open candidates, and demotions that await a signature."""
+    site = site_of(request)
+    return answered((await overview(site.db, site.keyring)).as_data())
+
+
+@router.post(
+    "/production/{workflow}/rollback",
+    name="rollback_production",
+    summary="Roll back",
+    responses=described(ProductionRecord, *REFUSALS),
+    openapi_extra=APPROVAL,
+)
+async def rollback_production(request: Request, workflow: str = WORKFLOW) -> Response:
+    """Put an earlier policy back into production, by two persons.
+
+    The second one's key, which has the role `approver`, stands in the header `X-Approval`.
+    """
+    site, wanted = site_of(request), await read(request, Rollback)
+    approver = await _approver(request)
+    record = await rollback(
+        site.office,
+        workflow,
+        wanted.policy_hash,
+        seq=wanted.seq or await records.seq_now(site.db, workflow),
+        author=actor_of(request).person,
+        approver=approver,
+        reason=wanted.reason,
+    )
+    return answered(asdict(record))
+
+
+@router.post(
+    "/production/{workflow}/demote",
+    name="demote_production",
+    summary="Demote at once",
+    responses=described(ProductionRecord, *REFUSALS),
+)
+async def demote_production(request: Request, workflow: str = WORKFLOW) -> Response:
+    """Take the policy in production out of it; in force in every worker within a second.
+
+    One person may do it alone; another one countersigns it within 24 hours.
+    """
+    site, wanted = site_of(request), await read(request, DemotionRequest)
+    record = await demote(
+        site.office,
+        workflow,
+        wanted.to,
+        seq=wanted.seq or await records.seq_now(site.db, workflow),
+        author=actor_of(request).person,
+        reason=wanted.reason,
+    )
+    return answered(asdict(record))
+
+
+@router.post(
+    "/production/{workflow}/countersign",
+    name="countersign_demotion",
+    summary="Countersign a demotion",
+    responses=described(Countersigned, *REFUSALS),
+)
+async def countersign_demotion(request: Request, workflow: str = WORKFLOW) -> Response:
+    """Sign another person's demotion."""
+    wanted = await read(request, Countersignature)
+    await countersign(
+        site_of(request).office,
+        workflow,
+        wanted.seq,
+        signer=actor_of(request).person,
+        note=wanted.note,
+    )
+    return answered({"workflow": workflow, "seq": wanted.seq})
+
+
+async def _approver(request: Request) -> str:
+    """The person who approves this request beside the one who makes it."""
+    header = request.headers.get(APPROVAL_HEADER)
+    try:
+        actor = await site_of(request).keys.actor(header)
+    except Unauthenticated:
+        raise Unauthenticated(
+            f"A second person's API key is needed in the header {APPROVAL_HEADER}.",
+            hint=f"Send `{APPROVAL_HEADER}: Bearer tbk_…` with the key of an approver.",
+        ) from None
+    if Role.APPROVER not in actor.roles:
+        raise WrongRole(
+            f"The key in the header {APPROVAL_HEADER} needs the role approver.",
+            hint="Use the key of an approver.",
+            roles=[Role.APPROVER.value],
+        )
+    return actor.person
