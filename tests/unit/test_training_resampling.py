@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tiebreak.training.evaluate import average_precision, roc_auc
-from tiebreak.training.resampling import Ranked, difference, resampled
+from tiebreak.training.resampling import Ranked, resampled
+from tiebreak.training.resampling import drawn as drawn_figures
 
 
 def drawn(seed: int, rows: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,5 +57,6 @@ def test_intervals_hold_the_figure_and_are_the_same_again() -> None:
 def test_a_difference_is_taken_on_the_same_rows() -> None:
     scores, truth, weights = drawn(2)
     one, same = Ranked.of(scores, truth), Ranked.of(scores * 0.5, truth)  # the same order
-    told = resampled({"gain": difference(one.auc, same.auc)}, weights, seed=3)["gain"]
+    found = drawn_figures({"one": one.auc, "same": same.auc}, weights, seed=3, resamples=50)
+    told = found["one"].less(found["same"]).figure()
     assert (told["low"], told["value"], told["high"]) == (0.0, 0.0, 0.0)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isnan
 from typing import Annotated
 
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.session import DATES, PersonOption, Session, act
-from tiebreak.decisions.assessment import Assessment, assess
+from tiebreak.decisions.assessment import FIGURES, Assessment, assess
+from tiebreak.training.resampling import Figure
 from tiebreak.workflows import versions
+
+NAMES = {"auc": "AUC", "pr_auc": "PR-AUC", "brier": "Brier score"}
 
 
 def command(
@@ -25,7 +29,9 @@ def command(
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ranking and calibration of the model's scores, beside the rules' points alone.
+    """Ranking and calibration of the model's scores, beside the rules' verdicts alone.
+
+    Each figure has its 95% interval, by a seeded bootstrap of the tickets.
 
     Example: `tiebreak assess locate --since 2026-01-01`
     """
@@ -46,18 +52,31 @@ def command(
     model = found.model
     rows = [
         ("decisions with a mature label", f"{model['rows']:,}, {model['positives']:,} bad ends"),
-        ("AUC", f"{_figure(model['auc'])} (rules alone {_figure(found.rules_auc)})"),
-        ("PR-AUC", f"{_figure(model['pr_auc'])} (rules alone {_figure(found.rules_pr_auc)})"),
         ("mean score / bad ends", f"{model['mean_score']:.4f} / {model['base_rate']:.4f}"),
-        ("Brier score", f"{model['brier']:.4f}"),
         *(
             (f"tenth {i}", f"score {part['mean_score']:.3f}, bad ends {part['positive_rate']:.3f}")
             for i, part in enumerate(model["calibration"], 1)
         ),
     ]
     title = f"{workflow}: decisions beside what became of the tickets"
-    Output(as_json=json).result(asdict(found), table(title, ("", ""), rows))
+    compared = [
+        (NAMES[name], *(_figure(found.figures[of][name]) for of in found.figures))
+        for name in FIGURES
+    ]
+    output = Output(as_json=json)
+    output.result(
+        asdict(found),
+        table(title, ("", ""), rows),
+        table(
+            f"95% intervals, by {found.resamples:,} resamples of the tickets",
+            ("", "model", "rules alone", "difference"),
+            compared,
+        ),
+    )
+    output.note("The rules' Brier score is the best that any reading of their verdicts could have.")
 
 
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _figure(figure: Figure) -> str:
+    """A figure with its bounds; `undefined` where all tickets end alike."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    return "undefined" if isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"

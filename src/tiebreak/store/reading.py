@@ -193,13 +193,13 @@ async def imported(
 
 
 async def scores(db: Database, workflow: str, *, since: datetime, until: datetime) -> list[Row]:
-    """Of the first decision on each newest ticket revision: id, `as_of`, score, bands, route."""
+    """Of the first decision on each newest ticket revision: key, score, bands, points, route."""
     d = decisions.c
     has_newer = exists().where(
         *_ticket(ticket_keys, d.workflow, d.ticket_id), ticket_keys.c.revision > d.revision
     )
     query = (
-        select(d.ticket_id, d.as_of, d.score, d.rules_points, d.band, d.route)
+        select(d.ticket_id, d.as_of, d.score, d.rules_band, d.rules_points, d.band, d.route)
         .where(
             d.workflow == workflow,
             d.ordinal == 1,

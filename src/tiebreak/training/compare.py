@@ -18,11 +18,12 @@ from tiebreak.core.calibration import Calibrator
 from tiebreak.training import ebm_booster
 from tiebreak.training.calibrate import calibrate
 from tiebreak.training.dataset import RULES_BAND, RULES_POINTS, SLICE, Snapshot
+from tiebreak.training.evaluate import verdict_order
 from tiebreak.training.fit import FAMILIES, Family, Parameters, Progress, fit
 from tiebreak.training.fitted import Fitted, calibrated, exported
 from tiebreak.training.linear import LinearYardstick
 from tiebreak.training.prepare import Prepared, Split
-from tiebreak.training.resampling import RESAMPLES, Measure, Ranked, difference, resampled
+from tiebreak.training.resampling import RESAMPLES, Measure, Ranked, drawn, resampled
 from tiebreak.training.tune import Tuned
 from tiebreak.training.verdict import verdict
 
@@ -30,7 +31,6 @@ FORMAT = 1
 RULES, LINEAR, ENSEMBLE = "rules", "linear", "ensemble"
 USUAL_SHARE = 0.1  # of tickets that people review, where nothing is said
 MOST_SLICES, LEAST_SLICE_ROWS, LEAST_SLICE_POSITIVES = 12, 100, 10
-_BAND_POINTS = 1_000_000.0  # more than points can add up to
 _CALLS = 200
 _BATCH = 64
 _CURVE_POINTS = 60
@@ -132,8 +132,8 @@ def _contenders(
     found.append(_yardstick(ENSEMBLE, lambda rows: _mean_margins(by_family, rows), prepared, truth))
     frame = split.validation.frame
     if RULES_POINTS in frame.columns:
-        order = frame[RULES_BAND].cast(pl.Float64) * _BAND_POINTS + frame[RULES_POINTS]
-        ranked = Ranked.of(order.to_numpy(), truth, is_probability=False)
+        order = verdict_order(frame[RULES_BAND].to_numpy(), frame[RULES_POINTS].to_numpy())
+        ranked = Ranked.of(order, truth, is_probability=False)
         found.append(Contender(RULES, "rules", ranked, {}))
     return found
 
@@ -216,12 +216,12 @@ def _differences(
     chosen: Contender, contenders: Sequence[Contender], weights: Floats, seed: int
 ) -> dict[str, Any]:
     """By how much the chosen one's PR-AUC is more than each other's, on the same resamples."""
-    measures = {
-        one.name: difference(chosen.ranked.pr_auc, one.ranked.pr_auc)
-        for one in contenders
-        if one is not chosen
+    found = drawn({one.name: one.ranked.pr_auc for one in contenders}, weights, seed)
+    return {
+        name: found[chosen.name].less(each).figure()
+        for name, each in found.items()
+        if name != chosen.name
     }
-    return dict(resampled(measures, weights, seed))
 
 
 def _slices(

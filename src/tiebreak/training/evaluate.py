@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_BAND_POINTS = 1_000_000.0  # more than points can add up to
 _LEAST_PROBABILITY = 1e-15  # keeps the logarithm finite
 
 
@@ -57,6 +58,11 @@ def evaluate(scores: Floats, y: NDArray[np.float32], weights: Floats) -> Metrics
 def log_loss(margins: Floats, y: NDArray[np.float32], weights: Floats) -> float:
     """The mean logarithmic loss of margins (n,), not calibrated."""
     return _mean(np.logaddexp(0.0, np.where(y > 0, -margins, margins)), weights)
+
+
+def verdict_order(bands: NDArray[np.integer], points: NDArray[np.integer]) -> Floats:
+    """Rules' verdicts (n,) as a score that ranks by band, and within a band by points."""
+    return bands.astype(np.float64) * _BAND_POINTS + points
 
 
 def roc_auc(scores: Floats, truth: Floats, weights: Floats) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypedDict
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-RESAMPLES = 200
+RESAMPLES = 200  # where many are compared
 _LOW, _HIGH = 0.025, 0.975
 
 
@@ -20,6 +22,24 @@ class Figure(TypedDict):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of the rows as they are, and of each resample (r,); NaN where it is undefined."""
+
+    value: float
+    resamples: Floats
+
+    def figure(self) -> Figure:
+        """The figure with the bounds of 95% of the resamples."""
+        told = self.resamples[~np.isnan(self.resamples)]
+        low, high = np.quantile(told, [_LOW, _HIGH]) if len(told) else (np.nan, np.nan)
+        return Figure(value=self.value, low=float(low), high=float(high))
+
+    def less(self, other: Drawn) -> Drawn:
+        """What it is more than another figure, resample by resample of the same rows."""
+        return Drawn(self.value - other.value, self.resamples - other.resamples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +62,17 @@ class Ranked:
 
     def pr_auc(self, weights: Floats) -> float:
         """The area under the precision-recall curve; NaN without positives."""
-        positives, every = self._groups(weights)
-        found, seen = np.cumsum(positives), np.cumsum(every)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return float(np.nansum(found / seen * positives) / found[-1])
+        return _areas(self.order, self.starts, self.truth, weights)[1]
 
     def auc(self, weights: Floats) -> float:
         """The chance that a positive scores above a negative; NaN without either."""
-        positives, every = self._groups(weights)
-        negatives = every - positives
-        above = np.cumsum(positives) - positives
-        with np.errstate(invalid="ignore", divide="ignore"):
-            whole = positives.sum() * negatives.sum()
-            return float((negatives * (above + positives / 2)).sum() / whole)
+        return _areas(self.order, self.starts, self.truth, weights)[0]
+
+    def brier(self, weights: Floats) -> float:
+        """The mean square of score less truth; NaN for mere ranks."""
+        if not self.is_probability:
+            return float("nan")
+        return float(weights @ self._squares / weights.sum())
 
     def recall(self, weights: Floats, share: float) -> float:
         """The share of positives among this share of the rows, those with the highest scores."""
@@ -79,6 +97,10 @@ class Ranked:
         """The mean score less the rate of positives: above 0 scores are too high."""
         return float((weights * (self.scores - self.truth)).sum() / weights.sum())
 
+    @cached_property
+    def _squares(self) -> Floats:
+        return (self.scores - self.truth) ** 2
+
     def _groups(self, weights: Floats) -> tuple[Floats, Floats]:
         """Weights of positives and of all rows at each distinct score, the highest first."""
         ordered = weights[self.order]
@@ -89,28 +111,52 @@ class Ranked:
 Measure = Callable[[Floats], float]
 
 
+def drawn(
+    measures: Mapping[str, Measure], weights: Floats, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Drawn]:
+    """Each measure of the rows' weights (n,), and of as many resamples; the same for all of them.
+
+    A resample draws n of the rows with replacement (Efron and Tibshirani 1993), by the seed.
+    """
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for sample in _samples(weights, seed, resamples):
+        for name, measure in measures.items():
+            found[name].append(measure(sample))
+    return {
+        name: Drawn(measure(weights), np.array(found[name])) for name, measure in measures.items()
+    }
+
+
 def resampled(measures: Mapping[str, Measure], weights: Floats, seed: int) -> dict[str, Figure]:
     """Each measure of the rows' weights (n,), with its bounds over RESAMPLES of the rows."""
-    drawn: dict[str, list[float]] = {name: [] for name in measures}
-    for sample in _samples(weights, seed):
-        for name, measure in measures.items():
-            drawn[name].append(measure(sample))
-    return {name: _figure(measure(weights), drawn[name]) for name, measure in measures.items()}
+    return {name: each.figure() for name, each in drawn(measures, weights, seed).items()}
 
 
-def difference(one: Measure, other: Measure) -> Measure:
-    """What one measure is more than another, on the same resampled rows."""
-    return lambda weights: one(weights) - other(weights)
-
-
-def _samples(weights: Floats, seed: int) -> Iterator[Floats]:
+def _samples(weights: Floats, seed: int, resamples: int) -> Iterator[Floats]:
     """The weights times how often each row is drawn, one sample after the other."""
     random, rows = np.random.default_rng(seed), len(weights)
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         yield weights * np.bincount(random.integers(0, rows, rows), minlength=rows)
 
 
-def _figure(value: float, drawn: list[float]) -> Figure:
-    told = np.array(drawn)[~np.isnan(drawn)]
-    low, high = np.quantile(told, [_LOW, _HIGH]) if len(told) else (np.nan, np.nan)
-    return Figure(value=value, low=float(low), high=float(high))
+@numba.njit(cache=True, nogil=True)
+def _areas(
+    order: NDArray[np.int64], starts: NDArray[np.int64], truth: Floats, weights: Floats
+) -> tuple[float, float]:
+    """Areas under the ROC and the precision-recall curve, in one walk down the scores."""
+    positives = seen = above = precise = 0.0
+    for group in range(len(starts)):
+        end = starts[group + 1] if group + 1 < len(starts) else len(order)
+        added = added_positives = 0.0
+        for place in range(starts[group], end):
+            row = order[place]
+            added += float(weights[row])
+            added_positives += float(weights[row] * truth[row])
+        above += (added - added_positives) * (positives + added_positives / 2)
+        positives += added_positives
+        seen += added
+        if added_positives > 0.0:
+            precise += positives / seen * added_positives
+    negatives = seen - positives
+    auc = above / (positives * negatives) if positives > 0.0 and negatives > 0.0 else np.nan
+    return auc, precise / positives if positives > 0.0 else np.nan
