@@ -131,8 +131,8 @@ async def admitted_equal_imported(
     await load(db, keyring, twin, simulation, folder / "whole")
     tickets, events = simulation.write(folder / "later")
     intake = Intake()
-    TicketReader(workflow, END).read(tickets, Rejects(tickets), intake)
-    EventReader(workflow, END).read(events, Rejects(events), intake)
+    TicketReader(workflow, END, END).read(tickets, Rejects(tickets), intake)
+    EventReader(workflow, END, END).read(events, Rejects(events), intake)
     later: list[Arrival | Event] = [a for a in intake.arrivals if a.as_of >= at]
     later += [e for e in intake.events if e.given_at >= at]
     later.sort(key=moment_of)

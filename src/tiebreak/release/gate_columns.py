@@ -75,11 +75,16 @@ class Scored:
 async def read_scored(
     db: Database, pair: Pair, workflow: Workflow, *, known_by: datetime
 ) -> Scored:
-    """All tickets that the candidate scored and that production, as it is today, decided."""
+    """All tickets that the candidate scored and that production, as it is today, decided.
+
+    Tickets that came in after `known_by` do not count, nor labels that were not mature by then.
+    """
     if workflow.label is None:
-        columns = await _columns(db, pair)
+        columns = await _columns(db, pair, known_by)
         return Scored(columns, np.full(len(columns), -1, dtype=np.int8))
-    columns, told = await asyncio.gather(_columns(db, pair), _told(db, pair, workflow, known_by))
+    columns, told = await asyncio.gather(
+        _columns(db, pair, known_by), _told(db, pair, workflow, known_by)
+    )
     return Scored(columns, _truth(columns, told, workflow, known_by))
 
 
@@ -107,13 +112,14 @@ async def read_slices(
     }
 
 
-async def _columns(db: Database, pair: Pair) -> Columns:
+async def _columns(db: Database, pair: Pair, known_by: datetime) -> Columns:
     if pair.production is None:
         found = await fixed(db, _ALONE, pair.workflow, pair.policy_hash, types=_TYPES)
     else:
         arguments = (pair.workflow, pair.policy_hash, pair.production)
         found = await fixed(db, _BESIDE, *arguments, types=_TYPES)
-    return _newest(found)
+    is_known = moments(found["as_of"]) <= int(known_by.timestamp() * 1e6)
+    return _newest(found[is_known])
 
 
 def _newest(columns: Columns) -> Columns:
@@ -175,7 +181,7 @@ _BESIDE = f"""
         coalesce(d.score, 'NaN'), d.rules_points::float8, d.band,
         coalesce(d.hard_floor, 0::int2),
         CASE d.route WHEN 'review' THEN 2 WHEN 'tiebreak' THEN 1 ELSE 0 END::int2,
-        (k.origin = 'live')::int::int2
+        (k.origin <> 'import')::int::int2
     FROM ml_shadow_scores s
     JOIN decisions d ON d.as_of = s.as_of AND d.workflow = s.workflow
         AND d.ticket_id = s.ticket_id AND d.revision = s.revision AND d.policy_hash = $3
@@ -184,7 +190,7 @@ _BESIDE = f"""
 _ALONE = f"""
     SELECT {_CANDIDATE.format(ordinal="1")},
         'NaN'::float8, s.rules_band::float8, s.rules_band, 0::int2, 0::int2,
-        (k.origin = 'live')::int::int2
+        (k.origin <> 'import')::int::int2
     FROM ml_shadow_scores s {_KEYS}
 """  # noqa: S608
 _OUTCOMES = """

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ CLOSE = ("margin", "score")
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What is drawn: so many tickets by a seed, the same ones for the same seed."""
+    """What is drawn of the tickets until a moment: so many by a seed, the same ones for the same."""
 
     db: Database
     library: PolicyLibrary
@@ -39,6 +40,7 @@ class Sampler:
     pair: Pair
     seed: int
     size: int
+    known_by: datetime
 
     async def scores(self, policy: Policy) -> tuple[Again, Missing | None]:
         """Shadow scores made again by the candidate, and what its features miss."""
@@ -77,8 +79,8 @@ class Sampler:
         return Again(compared, different, report.counts[Cause.FINGERPRINT], seconds)
 
     @property
-    def _drawn(self) -> tuple[str, str, int, int]:
-        return self.pair.workflow, self.pair.policy_hash, self.seed, self.size
+    def _drawn(self) -> tuple[str, str, int, int, datetime]:
+        return self.pair.workflow, self.pair.policy_hash, self.seed, self.size, self.known_by
 
     async def _given(self, rows: Sequence[Row], policy: Policy) -> Columns:
         """The tickets as the policy takes them; context that they were not given, from the log."""
@@ -97,7 +99,7 @@ class Sampler:
         if policy.model is None:
             return None
         names = [spec.name for spec in policy.model.features]
-        is_live = pl.Series([row["origin"] == "live" for row in rows], dtype=pl.Boolean)
+        is_live = pl.Series([row["origin"] != "import" for row in rows], dtype=pl.Boolean)
         live = decisions.frame.filter(is_live)
         imported = live.clear()
         if past:
@@ -177,7 +179,8 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 _DRAWN = """
-    SELECT s.* FROM ml_shadow_scores s WHERE s.workflow = $1 AND s.policy_hash = $2
+    SELECT s.* FROM ml_shadow_scores s
+    WHERE s.workflow = $1 AND s.policy_hash = $2 AND s.as_of <= $5
     ORDER BY hashtextextended(s.ticket_id, $3), s.revision LIMIT $4
 """
 _OF = """
@@ -190,7 +193,7 @@ _SCORES = f"""
     WHERE t.content IS NOT NULL ORDER BY t.as_of, t.ticket_id, t.revision
 """  # noqa: S608
 _TICKETS = f"SELECT t.* FROM ({_DRAWN}) s JOIN tickets t ON {_OF} WHERE t.content IS NOT NULL"  # noqa: S608
-_DECISIONS = f"SELECT t.* FROM ({_DRAWN}) s JOIN decisions t ON {_OF} AND t.policy_hash = $5"  # noqa: S608
+_DECISIONS = f"SELECT t.* FROM ({_DRAWN}) s JOIN decisions t ON {_OF} AND t.policy_hash = $6"  # noqa: S608
 _IMPORTED = """
     SELECT t.as_of, t.content, t.context, t.ticket_hash FROM (
         SELECT k.as_of, k.workflow, k.ticket_id, k.revision FROM ticket_keys k

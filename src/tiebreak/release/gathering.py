@@ -75,9 +75,10 @@ async def gather(
     seed = seed_of(release, known_by)
     scored = await read_scored(db, pair, candidate.workflow, known_by=known_by)
     events = await events_of(db, release.release_id)
-    sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, plan.gates.replay.sample)
+    size = plan.gates.replay.sample
+    sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, size, known_by)
     coverage, slices = await asyncio.gather(
-        _coverage(db, release, pair, scored, events),
+        _coverage(db, release, pair, scored, events, known_by),
         _slices(db, pair, scored, plan, candidate.workflow, production),
     )
     scores_again, missing = await sampler.scores(candidate)
@@ -126,7 +127,12 @@ async def _production(db: Database, release: Release) -> str | None:
 
 
 async def _coverage(
-    db: Database, release: Release, pair: Pair, scored: Scored, events: list[Event]
+    db: Database,
+    release: Release,
+    pair: Pair,
+    scored: Scored,
+    events: list[Event],
+    known_by: datetime,
 ) -> Coverage:
     starts = [event for event in events if event.kind is Kind.SHADOW_STARTED]
     share = float(starts[-1].detail.get("share", 1.0)) if starts else 1.0
@@ -141,7 +147,12 @@ async def _coverage(
             return Coverage(since, through, None, share, quarantine)
         first = datetime.fromtimestamp(0, since.tzinfo) + _first(scored)
         unscored = await conn.fetchval(
-            _UNSCORED, pair.workflow, pair.policy_hash, pair.production, min(since, first), through
+            _UNSCORED,
+            pair.workflow,
+            pair.policy_hash,
+            pair.production,
+            min(since, first),
+            min(through, known_by),
         )
     return Coverage(since, through, unscored if share == 1.0 else None, share, quarantine)
 
