@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from datetime import UTC, datetime
@@ -18,6 +19,18 @@ from tests.functional.stories import BY_ANN, Story, blocking, candidates, copied
 
 DATA = Path(os.environ.get("TIEBREAK_REAL_DATA", ROOT.parent / "shared" / "data")) / "boston311"
 PARTS = 4
+RELEASE = """
+release:
+  gates:
+    flips: {share: 1.0, lowered: 1.0}
+    shift: {psi: 10}
+    calibration: {error: 0.9}
+    recall: {margin: 0.9}
+    pr_auc: {margin: 0.9}
+    auc: {margin: 0.9}
+    slices: {margin: 1.0}
+    backtest: {flips: 1.0, missed: 10, needless: 10, hours: 10, cost: 10}
+"""
 T = time.monotonic()
 
 
@@ -42,7 +55,7 @@ def test_x(module_database_urls: DatabaseUrls, valkey_url: str, tmp_path: Path):
                 1,
             )
             if "\nrelease:" not in text:
-                text += "\nrelease:\n  canary: optional\n"
+                text += RELEASE
         return text
 
     folder = copied("boston311", tmp_path / "w1", declare)
@@ -85,6 +98,46 @@ def test_x(module_database_urls: DatabaseUrls, valkey_url: str, tmp_path: Path):
         for m in range(7, 9):
             story.until(f"2016-{m + 1:02d}-01", since=f"2016-{m:02d}-01")
         say("streamed", story.scored(b))
-        g = story.gates(b, "2016-09-01", is_passed=False)
+        g = story.gates(b, "2016-09-01", is_passed=None)
         show(g)
         say(blocking(g))
+        say(story.promoted(b))
+        for m in range(9, 11):
+            story.until(f"2016-{m + 1:02d}-01", since=f"2016-{m:02d}-01")
+        say("streamed till Nov")
+        settings = settings_for(place.urls, tmp_path / "data")
+        leaky = copied("boston311", tmp_path / "w2", lambda n, x: declare(n, x) + ("\n  open_days: days_open\n" if n == "features.yaml" else ""))
+        code, out, err = place.run("workflow", "check", leaky, "--json")
+        say(code, out, err)
+        cheat = copied("boston311", tmp_path / "w3", lambda n, x: declare(n, x) + ("\n  is_open: status = 'open'\n" if n == "features.yaml" else ""))
+        code, out, err = place.run("workflow", "check", cheat, "--json")
+        say(code, out, err)
+        snap = snapshot_of(settings, "boston311", datetime(2016, 11, 1, tzinfo=UTC))
+        say("snap", snap.frame.height)
+        digests = {}
+        digests["crashing"] = crashing(settings, snap, told["bundle_digest"], datetime(2016, 9, 1, tzinfo=UTC))
+        say("crashing")
+        digests["shuffled"] = shuffled(settings, snap, datetime(2016, 7, 1, tzinfo=UTC))
+        say("shuffled")
+        releases = {}
+        for name, digest in digests.items():
+            releases[name] = story.proposed("--bundle", digest, since="2016-01-01", until="2016-09-01")
+            story.shadow(releases[name], since="2016-09-01")
+        say("proposed")
+        place.json("workflow", "load", leaky, *BY_ANN)
+        code, out, err = place.run("train", "boston311", *BY_ANN, "--json")
+        say(code, out, err)
+        feats = [leak["feature"] for leak in json.loads(out)["error"]["leaks"]]
+        words = [w for f in feats for w in ("--waive-leakage", f)]
+        told = place.json("train", "boston311", "--as", "ann", "--reason", "it is in the export", *words)
+        say(told["rows"], told["metrics"]["auc"], told["metrics"]["pr_auc"], told["leakage"])
+        releases["leaky"] = story.proposed("--workflow", leaky, "--bundle", told["bundle_digest"], since="2016-01-01", until="2016-09-01")
+        story.shadow(releases["leaky"], since="2016-09-01")
+        for name, release in releases.items():
+            say(name, story.scored(release))
+            g = story.gates(release, "2016-11-01", is_passed=None)
+            show(g)
+            say(name, blocking(g))
+        say(story.production())
+        say(place.json("audit", "verify"))
+        say(place.json("replay", "--workflow", "boston311", "--sample", 1000))
