@@ -109,6 +109,33 @@ async def test_everything_read_is_stored_once(
     assert await contents(db) == before
 
 
+async def test_a_stream_of_the_past_comes_in_as_it_was_known(
+    db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
+) -> None:
+    """The same files again and again with a later moment leave what one import leaves."""
+    files = simulation.write(tmp_path)
+    waiting = simulation.tickets.height + simulation.events.height
+    for day in (20, 21, 40, 60):
+        at = START + timedelta(days=day)
+        taken = Files([files[0]], [files[1]], known_by=at, as_arrived=True)
+        report = await import_history(db, keyring, locate, taken, actor="tests", now=END)
+        waiting -= report.tickets + sum(report.events.values())
+        assert (report.rejected, report.not_yet_known) == (0, waiting)
+        newest = await rows(
+            db, "SELECT greatest((SELECT max(as_of) FROM tickets), max(known_at)) FROM outcomes"
+        )
+        assert START < newest[0]["greatest"] <= at  # type: ignore[operator]
+    assert waiting == 0
+    streamed = await contents(db)
+    assert {key["origin"] for key in streamed["keys"]} == {"arrived"}
+    twin = locate.model_copy(update={"name": "twin"})
+    await load(db, keyring, twin, simulation, tmp_path)
+    both = await rows(db, "SELECT workflow, ticket_id, context FROM tickets ORDER BY 1, 2")
+    told = [(row["ticket_id"], row["context"]) for row in both]
+    half = len(told) // 2
+    assert told[:half] == told[half:]
+
+
 async def test_context_equals_that_of_admission_one_by_one(
     db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
 ) -> None:
@@ -131,8 +158,8 @@ async def admitted_equal_imported(
     await load(db, keyring, twin, simulation, folder / "whole")
     tickets, events = simulation.write(folder / "later")
     intake = Intake()
-    TicketReader(workflow, END).read(tickets, Rejects(tickets), intake)
-    EventReader(workflow, END).read(events, Rejects(events), intake)
+    TicketReader(workflow, END, END).read(tickets, Rejects(tickets), intake)
+    EventReader(workflow, END, END).read(events, Rejects(events), intake)
     later: list[Arrival | Event] = [a for a in intake.arrivals if a.as_of >= at]
     later += [e for e in intake.events if e.given_at >= at]
     later.sort(key=moment_of)

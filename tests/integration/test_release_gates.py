@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,23 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests import releases
-from tests.candidates import BACKTEST, LEAKY, RULES, WORKFLOW, World
+from tests.candidates import (
+    BACKTEST,
+    LEAKY,
+    LIVE_A_DAY,
+    LIVE_FROM,
+    NOW,
+    RULES,
+    WORKFLOW,
+    World,
+)
 from tests.databases import DatabaseUrls, execute, run
 
 from tiebreak.core.model import ONNX
 from tiebreak.core.workflow import RuleSet
 from tiebreak.release import evaluations
 from tiebreak.release.approvals import NotGated, approve
-from tiebreak.release.evaluating import Evaluated, evaluate
+from tiebreak.release.evaluating import Evaluated, MomentToCome, evaluate
 from tiebreak.release.gate_results import Result, Verdict
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release
@@ -136,6 +145,28 @@ async def test_what_is_kept_is_enough_to_judge_again(world: World, sound: str) -
         return [(g["gate"], g["verdict"], g["figure"]) for g in told["gates"]]
 
     assert figures(again.told) == figures(results)
+
+
+async def test_gates_are_asked_as_of_a_moment(world: World, sound: str) -> None:
+    release = await world.proposed(sound)
+    await world.shadow(release)
+    office, evidence = world.office, world.evidence
+
+    async def at(moment: datetime) -> Evaluated:
+        stage = Stage.PROMOTION
+        return await evaluate(
+            office, evidence, release.release_id, stage, actor="ann", known_by=moment
+        )
+
+    early = await at(LIVE_FROM + timedelta(days=12))
+    assert blocking(early) == {"volume": Verdict.NO_EVIDENCE}
+    assert gate(early, "volume").figure == 13 * LIVE_A_DAY
+    assert gate(early, "labels").figure == 12 * LIVE_A_DAY  # the last day's are not mature
+    assert (await at(NOW)).is_passed
+    again = await at(LIVE_FROM + timedelta(days=12))
+    assert again.told["evidence"] == early.told["evidence"]
+    with pytest.raises(MomentToCome):
+        await at(datetime.now(UTC) + timedelta(days=1))
 
 
 async def test_shuffled_labels_are_stopped_by_pr_auc(

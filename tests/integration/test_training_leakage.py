@@ -96,6 +96,15 @@ def test_a_feature_that_is_only_there_in_imported_tickets_is_named() -> None:
     assert _leaks(_with(marked, "depth_m", gone)) == {"depth_m": "jumps_at_serving"}
 
 
+def test_what_moves_anyway_does_not_jump_at_serving() -> None:
+    """A month is another when tickets begin to be decided, and was another before."""
+    taken = snapshot()
+    rows = np.arange(taken.frame.height)
+    marked = _with(taken, IS_DECIDED, pl.Series(rows >= 2_000))
+    months = pl.Series(rows // 500, dtype=pl.Int64)
+    assert _train(_with(marked, "member_count", months)).manifest["leakage"]["waived"] == []
+
+
 def test_values_of_a_decision_are_compared_with_the_features_of_its_ticket() -> None:
     trained = pl.DataFrame({"a": [1.5, 2.0, float("nan")], "b": ["x", "y", None]})
     anew = trained.with_columns(b=pl.Series(["x", "z", None]))

@@ -23,6 +23,7 @@ from tiebreak.store.database import Database
 NAME = "paired"
 START = datetime(2027, 12, 31, 12, tzinfo=UTC)  # so that two partitions hold them
 KNOWN_BY = START + timedelta(days=2)
+LATER = START + timedelta(days=60)
 TICKETS = 300
 WORKFLOW = Workflow(
     name=NAME,
@@ -123,15 +124,17 @@ async def hashes(conn: asyncpg.Connection) -> dict[str, int]:
     return {row["id"]: row["h"] for row in rows}
 
 
+@pytest.mark.parametrize("known_by", [LATER, hours(20)])
 async def test_scores_are_paired_as_a_join_pairs_them(
-    world: asyncpg.Connection, db: Database
+    world: asyncpg.Connection, db: Database, known_by: datetime
 ) -> None:
-    sides = await read_sides(db, PAIR, None, None)
+    sides = await read_sides(db, PAIR, None, None, known_by=known_by)
     found = sides.paired()
-    expected = await world.fetch(_JOINED)
+    expected = await world.fetch(_JOINED, known_by)
     by_ticket = {row["ticket"]: row for row in found}
     of = await hashes(world)
     assert len(found) == len(expected) > 100
+    assert all(row["as_of"] <= known_by for row in expected)
     assert (np.diff(found["ticket"]) > 0).all()
     for row in expected:
         mine = by_ticket[of[row["ticket_id"]]]
@@ -147,7 +150,7 @@ async def test_scores_are_paired_as_a_join_pairs_them(
 async def test_without_production_the_candidates_rules_stand_beside_it(
     world: asyncpg.Connection, db: Database
 ) -> None:
-    sides = await read_sides(db, Pair(NAME, "candidate", None), None, None)
+    sides = await read_sides(db, Pair(NAME, "candidate", None), None, None, known_by=LATER)
     found = {row["ticket"]: row for row in sides.paired()}
     expected = await world.fetch(_NEWEST)
     of = await hashes(world)
@@ -164,7 +167,7 @@ async def test_unscored_tickets_are_those_that_an_anti_join_counts(
     world: asyncpg.Connection, db: Database
 ) -> None:
     for since, through in ((0, 40), (-50, 90), (7, 21), (30, 3)):
-        sides = await read_sides(db, PAIR, hours(since), hours(through))
+        sides = await read_sides(db, PAIR, hours(since), hours(through), known_by=LATER)
         expected = await world.fetchval(_UNSCORED, hours(since), hours(through))
         assert sides.unscored(hours(since), hours(through)) == expected
         assert expected or since > through
@@ -173,7 +176,7 @@ async def test_unscored_tickets_are_those_that_an_anti_join_counts(
 async def test_labels_and_slices_are_those_of_each_ticket(
     world: asyncpg.Connection, db: Database
 ) -> None:
-    found = (await read_sides(db, PAIR, None, None)).paired()
+    found = (await read_sides(db, PAIR, None, None, known_by=LATER)).paired()
     truth = await read_truth(db, found, WORKFLOW, known_by=KNOWN_BY)
     ids = {number: key for key, number in (await hashes(world)).items()}
     told: dict[str, bool] = {}
@@ -231,8 +234,8 @@ _DECISION = f"""
         hard_floor, route, fired, decision_id, decided_at, fingerprint, route_reason, is_tie,
         review_probability, rules_band, rules_points, model_status, errors, salt, lane, seal_seq,
         seal_position)
-    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6, $7::int2, $8, $9, $10, gen_random_uuid(), $3, '', '', false,
-        0, 0, $7::int2 * 10, 'absent', '[]', '', gen_random_uuid(), 0, 0)
+    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6, $7::int2, $8, $9, $10, gen_random_uuid(), $3, '', '',
+        false, 0, 0, $7::int2 * 10, 'absent', '[]', '', gen_random_uuid(), 0, 0)
 """
 _SCORE = f"""
     INSERT INTO ml_shadow_scores (workflow, ticket_id, revision, as_of, policy_hash, score, band,
@@ -250,10 +253,10 @@ _JOINED = f"""
         coalesce(s.hard_floor, 0) AS floor, {_ROUTE.format("s")} AS route,
         d.ordinal, d.score AS score_before, d.rules_points AS points_before,
         d.band AS band_before, coalesce(d.hard_floor, 0) AS floor_before,
-        {_ROUTE.format("d")} AS route_before, (k.origin = 'live')::int AS is_live
+        {_ROUTE.format("d")} AS route_before, (k.origin <> 'import')::int AS is_live
     FROM ml_shadow_scores s JOIN decisions d USING (as_of, workflow, ticket_id, revision)
     JOIN ticket_keys k USING (workflow, ticket_id, revision)
-    WHERE s.policy_hash = 'candidate' AND d.policy_hash = 'production'
+    WHERE s.policy_hash = 'candidate' AND d.policy_hash = 'production' AND s.as_of <= $1
     ORDER BY s.ticket_id, s.revision DESC, d.ordinal DESC
 """
 _NEWEST = """

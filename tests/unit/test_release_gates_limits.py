@@ -146,6 +146,21 @@ def test_latency_is_the_slow_end() -> None:
     assert gates_shadow.latency(evidence, LatencyLimits(seconds=0.1)).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(0.0006, Verdict.PASS), (0.004, Verdict.PASS), (0.006, Verdict.FAIL)]
+)
+def test_times_of_production_count_where_they_are_noticed(seconds: float, verdict: Verdict) -> None:
+    modelled = Policy.build(WORKFLOW, RuleSet())
+    parts = replace(modelled.parts, bundle_digest="0" * 64)
+    evidence = replace(
+        gathered(),
+        production=replace(modelled, parts=parts),
+        scores_again=Again(10, 0, 0, seconds),
+        decisions_again=Again(10, 0, 0, 0.001 if seconds > 0.001 else 0.0001),
+    )
+    assert gates_shadow.latency(evidence, LatencyLimits(times=5)).verdict is verdict
+
+
 def test_production_that_moved_fails() -> None:
     assert gates_origin.current(replace(gathered(), production_seq=2)).verdict is Verdict.FAIL
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.ingest.importer import Files, ImportReport, import_history
 from tiebreak.ingest.outputs import refuse_overwriting
 from tiebreak.workflows import versions
@@ -32,6 +33,16 @@ def command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Import nothing when any row is not valid.")
     ] = False,
+    known_by: Annotated[
+        datetime | None,
+        typer.Option(formats=DATES, help="Leave what was not known by then (UTC); default: now."),
+    ] = None,
+    as_arrived: Annotated[
+        bool,
+        typer.Option(
+            "--as-arrived", help="Nothing was filled in later: to gates they are live tickets."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check the rows; write rejects, import nothing.")
     ] = False,
@@ -40,14 +51,16 @@ def command(
 ) -> None:
     """Import history in time order; bad rows go to a rejects file, with the reasons.
 
-    What is there already is skipped, so an interrupted import is simply run again.
+    What is there already is skipped, so an interrupted import is simply run again. A stream of
+    the past comes in piece by piece when the same files are given with a later --known-by.
 
     Example: `tiebreak import locate tickets.parquet --outcomes events.parquet`
     """
     output = Output(as_json=json)
     if rejects is not None:
         refuse_overwriting(rejects, [*tickets, *(outcomes or ())])
-    files = Files(tickets, outcomes or (), rejects)
+    moment = None if known_by is None else known_by.replace(tzinfo=UTC)
+    files = Files(tickets, outcomes or (), rejects, moment, as_arrived)
 
     async def work(session: Session) -> ImportReport:
         stored = await versions.latest(session.db, workflow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.cli import exits
 from tiebreak.cli.output import JsonOption, Output, short, table
-from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.release import releases
 from tiebreak.release.evaluating import Evaluated, GatesBlock, evaluate
 from tiebreak.release.gate_results import Result, Verdict
@@ -22,12 +23,18 @@ def command(
     stage: Annotated[
         Stage | None, typer.Option(help="What comes after the gates; default: what comes next.")
     ] = None,
+    known_by: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=DATES, help="Count tickets and labels known by then (UTC); default: now."
+        ),
+    ] = None,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Ask the gates before a release's canary or promotion, and keep what they say.
 
-    Ends with exit code 5 unless every gate passes.
+    Ends with exit code 5 unless every gate passes. A moment for --known-by is kept with it.
 
     Example: `tiebreak release gates 3f2a --stage promotion`
     """
@@ -37,7 +44,14 @@ def command(
         found = await releases.find(session.db, release)
         office = Office(session.db, session.lane, session.keyring, session.library())
         evidence = Evidence.of(session.settings)
-        return await evaluate(office, evidence, found.release_id, stage, actor=session.person)
+        return await evaluate(
+            office,
+            evidence,
+            found.release_id,
+            stage,
+            actor=session.person,
+            known_by=None if known_by is None else known_by.replace(tzinfo=UTC),
+        )
 
     told = act(person, work)
     rows = [_row(result) for result in told.results]

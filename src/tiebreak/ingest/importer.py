@@ -55,7 +55,7 @@ class ImportReport:
     tickets: int
     events: Mapping[str, int]  # new ones by kind: outcome, closed, acted, feedback
     already: int  # records that were there before
-    not_yet_known: int  # events implied for a time that is still to come
+    not_yet_known: int  # tickets and events of a time that is still to come
     rejected: int  # rows
     rejects: Sequence[Path]  # the files that say why
     first: datetime | None  # `as_of` of the first and last new ticket
@@ -64,11 +64,18 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one import; several files of tickets are merged in time order."""
+    """The files of one import, and what is taken of them.
+
+    Several files of tickets are merged in time order. What was not `known_by` a moment is left for
+    a later import of the same files. Tickets `as_arrived` hold nothing that was filled in later,
+    which nobody but who made the files can say; to gates they are live ones.
+    """
 
     tickets: Sequence[Path]
     events: Sequence[Path] = ()
     rejects: Path | None = None  # one file for all rejects; None: one beside each file
+    known_by: datetime | None = None  # None: now
+    as_arrived: bool = False
 
 
 @dataclass(slots=True)
@@ -172,14 +179,16 @@ async def _import(
         raise _refusal(read)
     prepared = await _prepare(db, keyring, workflow, log, timeline, stored)
     if not dry_run:
-        writer = Writer(workflow.name, log, keyring, actor, received_at)
+        origin = "arrived" if files.as_arrived else "import"
+        writer = Writer(workflow.name, log, keyring, actor, received_at, origin)
         await _write(db, keyring, writer, prepared, stored, progress)
     return _report(workflow.name, read, timeline)
 
 
 def _read(read: _Read, workflow: Workflow, files: Files, now: datetime, progress: Progress) -> None:
-    todo = [(path, TicketReader(workflow, now)) for path in files.tickets]
-    todo += [(path, EventReader(workflow, now)) for path in files.events]
+    known_by = min(files.known_by or now, now)
+    todo = [(path, TicketReader(workflow, now, known_by)) for path in files.tickets]
+    todo += [(path, EventReader(workflow, now, known_by)) for path in files.events]
     for done, (path, reader) in enumerate(todo):
         progress("reading", done / len(todo))
         reader.read(path, read.rejects_of(path, files.rejects), read.intake)
@@ -233,6 +242,7 @@ def _journal(writer: Writer, prepared: Prepared, stored: Stored) -> dict[str, ob
         "events": len(prepared.events),
         "feedback": len(prepared.feedback),
         "after": stored.last_as_of.isoformat(),
+        "origin": writer.origin,
     }
     return entry(writer.actor, "history.imported", writer.workflow, detail)
 

@@ -96,15 +96,19 @@ class Intake:
     arrivals: list[Arrival] = field(default_factory=list[Arrival])
     events: list[Event] = field(default_factory=list[Event])
     feedback: list[Feedback] = field(default_factory=list[Feedback])
-    not_yet_known: int = 0  # events that a ticket's row implies for a time to come
+    not_yet_known: int = 0  # tickets and events of a time to come
 
 
 class TicketReader:
-    """Reads rows of tickets, and the events that a row implies by the workflow's `events`."""
+    """Reads rows of tickets, and the events that a row implies by the workflow's `events`.
 
-    def __init__(self, workflow: Workflow, now: datetime) -> None:
+    What was not known by a moment is left and counted; what lies behind `now` is rejected.
+    """
+
+    def __init__(self, workflow: Workflow, now: datetime, known_by: datetime) -> None:
         self._workflow = workflow
         self._now = now
+        self._known_by = known_by
         self._schema = ticket_schema(workflow)
         later = tuple(f for f in workflow.fields if f.after) + workflow.outcome_fields
         self._later = Schema(later if workflow.events else ())
@@ -115,7 +119,7 @@ class TicketReader:
         """Read one file into the intake; rows with problems go to the rejects."""
         batch: list[tuple[Arrival, Values]] = []
         for row in read_rows(path):
-            read = self._read_row(row, Place(rejects, row.number))
+            read = self._read_row(row, Place(rejects, row.number), intake)
             if read is not None:
                 batch.append(read)
             if len(batch) == ROWS_AT_ONCE:
@@ -123,7 +127,7 @@ class TicketReader:
                 batch = []
         self._take(batch, intake)
 
-    def _read_row(self, row: Row, place: Place) -> tuple[Arrival, Values] | None:
+    def _read_row(self, row: Row, place: Place, intake: Intake) -> tuple[Arrival, Values] | None:
         if row.problems:
             place.reject(*row.problems)
             return None
@@ -138,6 +142,9 @@ class TicketReader:
         as_of = submission.values[self._workflow.time]
         if as_of > self._now:
             place.reject(_at(IN_THE_FUTURE, self._workflow.time))
+            return None
+        if as_of > self._known_by:
+            intake.not_yet_known += 1
             return None
         return Arrival(submission, as_of, place), later
 
@@ -173,7 +180,7 @@ class TicketReader:
         values = {name: later[name] for name in source.fields if name in later}
         if source.kind == "outcome" and not values:
             return
-        if given_at > self._now:
+        if given_at > self._known_by:
             intake.not_yet_known += 1
             return
         content = source.schema.canonical(values)
@@ -233,12 +240,13 @@ class EventReader:
     """Reads rows of events: `ticket_id`, `kind`, `known_at` and what became known.
 
     `kind` is outcome, closed or acted, with outcome fields beside it; or feedback, with
-    `reviewer`, `band` and `note`.
+    `reviewer`, `band` and `note`. Moments count as they do for tickets.
     """
 
-    def __init__(self, workflow: Workflow, now: datetime) -> None:
+    def __init__(self, workflow: Workflow, now: datetime, known_by: datetime) -> None:
         zone = workflow.calendar.timezone
         self._now = now
+        self._known_by = known_by
         self._column = workflow.ticket_id
         self._outcomes = outcome_schema(workflow)
         self._feedback = Schema(_FEEDBACK_FIELDS)
@@ -272,6 +280,9 @@ class EventReader:
         given_at: datetime = envelope["known_at"]
         if given_at > self._now:
             return (_at(IN_THE_FUTURE, "known_at"),)
+        if given_at > self._known_by:
+            intake.not_yet_known += 1
+            return ()
         kind: str = envelope["kind"]
         values = (self._feedback if kind == "feedback" else self._outcomes).read(cells)
         if isinstance(values, tuple):

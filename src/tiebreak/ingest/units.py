@@ -97,6 +97,7 @@ class Writer:
     keyring: Keyring
     actor: str
     received_at: datetime
+    origin: str  # of its tickets: import | arrived
 
     async def write(self, unit: Unit, prepared: Prepared, part: Part) -> None:
         """Write one part: the clock, ticket keys, tickets, outcomes, feedback and the log."""
@@ -124,7 +125,7 @@ class Writer:
             "revision": new.revision,
             "content_hash": new.content_key,
             "as_of": new.time,
-            "origin": "import",
+            "origin": self.origin,
         }
 
     def _ticket(self, new: NewTicket, context: str) -> Row:
@@ -136,7 +137,7 @@ class Writer:
             "ticket_id": submission.ticket_id,
             "revision": new.revision,
             "received_at": self.received_at,
-            "origin": "import",
+            "origin": self.origin,
             "actor": self.actor,
             "content": submission.content.decode(),
             "context": context,

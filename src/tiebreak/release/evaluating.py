@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from tiebreak.backtest.evidence import Evidence
-from tiebreak.errors import Conflict
+from tiebreak.errors import Conflict, InvalidInput
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.release import evaluations
 from tiebreak.release.evaluations import Evaluation
@@ -25,6 +25,12 @@ class GatesBlock(Conflict):
     """Not every gate passes."""
 
     code = "gates_block"
+
+
+class MomentToCome(InvalidInput):
+    """What will be known by a moment to come is not known now."""
+
+    code = "moment_to_come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +77,19 @@ async def evaluate(
     actor: str,
     known_by: datetime | None = None,
 ) -> Evaluated:
-    """Ask every gate of the workflow and keep the answer; labels count as known by a moment.
+    """Ask every gate of the workflow and keep the answer, by what was known by a moment.
 
     Without a stage it is the canary where the workflow asks for one and it has not been.
-    Raises `NoSuchRelease`, and `NotInThisState` unless the release is in shadow or later.
+    Raises `NoSuchRelease`, `MomentToCome`, and `NotInThisState` unless the release is in shadow or
+    later.
     """
+    now = datetime.now(UTC)
+    moment = known_by or now
+    if moment > now:
+        raise MomentToCome(known_by=moment.isoformat())
     release = await get(office.db, release_id)
     if release.state is not State.QUARANTINED:
         after(release.state, Kind.GATED)
-    moment = known_by or datetime.now(UTC)
     plan = await in_force(office, release)
     is_canary = plan.plan.canary == "required" and release.state is not State.READY
     stage = stage or (Stage.CANARY if is_canary else Stage.PROMOTION)

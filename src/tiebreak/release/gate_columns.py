@@ -123,19 +123,27 @@ class Sides:
 
 
 async def read_sides(
-    db: Database, pair: Pair, since: datetime | None, through: datetime | None
+    db: Database,
+    pair: Pair,
+    since: datetime | None,
+    through: datetime | None,
+    *,
+    known_by: datetime,
 ) -> Sides:
-    """What the candidate scored, and production's decisions at least from `since` `through`."""
+    """What the candidate scored, and production's decisions at least from `since` `through`.
+
+    Tickets that came in after `known_by` do not count.
+    """
     async with db.connection() as conn:
-        found = await conn.fetchrow(_RANGE, pair.workflow, pair.policy_hash)
+        found = await conn.fetchrow(_RANGE, pair.workflow, pair.policy_hash, known_by)
     assert found is not None
     if found["first"] is None:
         tables = (_SCORE_TYPES, _DECISION_TYPES, _KEY_TYPES)
         return Sides(*(np.empty(0, dtype=list(types.items())) for types in tables))
     first, last = found["first"], found["last"]
-    begin, end = min(first, since or first), max(last, through or last)
+    begin, end = min(first, since or first), min(known_by, max(last, through or last))
     scores, (decisions, imported) = await asyncio.gather(
-        fixed(db, _SCORES, pair.workflow, pair.policy_hash, types=_SCORE_TYPES),
+        fixed(db, _SCORES, pair.workflow, pair.policy_hash, known_by, types=_SCORE_TYPES),
         _others(db, pair, begin, end),
     )
     return Sides(scores, decisions, imported)
@@ -207,13 +215,13 @@ def _microseconds(moment: datetime) -> int:
 
 _RANGE = """
     SELECT min(as_of) AS first, max(as_of) AS last FROM ml_shadow_scores
-    WHERE workflow = $1 AND policy_hash = $2
+    WHERE workflow = $1 AND policy_hash = $2 AND as_of <= $3
 """
 _ROUTE = "CASE route WHEN 'review' THEN 2 WHEN 'tiebreak' THEN 1 ELSE 0 END::int2"
 _SCORES = f"""
     SELECT as_of, hashtextextended(ticket_id, 0), revision, coalesce(score, 'NaN'), band,
         coalesce(hard_floor, 0::int2), {_ROUTE}, seconds, rules_band
-    FROM ml_shadow_scores WHERE workflow = $1 AND policy_hash = $2
+    FROM ml_shadow_scores WHERE workflow = $1 AND policy_hash = $2 AND as_of <= $3
 """  # noqa: S608
 _DECISIONS = f"""
     SELECT as_of, hashtextextended(ticket_id, 0), revision, ordinal, coalesce(score, 'NaN'),
@@ -224,5 +232,5 @@ _DECISIONS = f"""
 """  # noqa: S608
 _IMPORTED = """
     SELECT hashtextextended(ticket_id, 0), revision FROM ticket_keys
-    WHERE workflow = $1 AND origin <> 'live' AND as_of BETWEEN $2 AND $3
+    WHERE workflow = $1 AND origin = 'import' AND as_of BETWEEN $2 AND $3
 """

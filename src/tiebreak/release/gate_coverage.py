@@ -22,11 +22,13 @@ class Times:
     through: datetime | None
 
 
-async def read_times(db: Database, release: Release, events: list[Event]) -> Times:
-    """The times of a release, from its events and its progress."""
+async def read_times(
+    db: Database, release: Release, events: list[Event], *, known_by: datetime
+) -> Times:
+    """The times of a release until a moment, from its events and its progress."""
     begun = [_begun(event) for event in events if event.kind is Kind.SHADOW_STARTED]
     through = await db.pool.fetchval(_THROUGH, release.release_id)
-    return Times(min(begun, default=None), through)
+    return Times(min(begun, default=None), None if through is None else min(through, known_by))
 
 
 def cover(

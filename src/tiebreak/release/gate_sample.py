@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,15 @@ class Sampler:
     pair: Pair
     seed: int
     size: int
+    known_by: datetime
 
     async def draw(self) -> Drawn:
         """The keys of the sample."""
         pair = self.pair
         async with self.db.connection() as conn:
-            rows = await conn.fetch(_DRAW, pair.workflow, pair.policy_hash, self.seed, self.size)
+            rows = await conn.fetch(
+                _DRAW, pair.workflow, pair.policy_hash, self.seed, self.size, self.known_by
+            )
         return [[row[name] for row in rows] for name in _KEY]
 
     async def scores(self, drawn: Drawn, policy: Policy) -> tuple[Again, Missing | None]:
@@ -105,7 +109,7 @@ class Sampler:
         if policy.model is None:
             return None
         names = [spec.name for spec in policy.model.features]
-        is_live = pl.Series([row["origin"] == "live" for row in rows], dtype=pl.Boolean)
+        is_live = pl.Series([row["origin"] != "import" for row in rows], dtype=pl.Boolean)
         live = decisions.frame.filter(is_live)
         imported = live.clear()
         if past:
@@ -186,7 +190,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 _DRAW = """
     SELECT as_of, ticket_id, revision FROM ml_shadow_scores
-    WHERE workflow = $1 AND policy_hash = $2
+    WHERE workflow = $1 AND policy_hash = $2 AND as_of <= $5
     ORDER BY hashtextextended(ticket_id, $3), revision LIMIT $4
 """
 _DRAWN = "unnest($1::timestamptz[], $2::text[], $3::int[]) AS drawn (as_of, ticket_id, revision)"

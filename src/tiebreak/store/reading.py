@@ -178,7 +178,7 @@ async def imported(
         _tickets()
         .where(
             ticket_keys.c.workflow == workflow,
-            ticket_keys.c.origin == "import",
+            ticket_keys.c.origin != "live",
             ticket_keys.c.as_of >= since,
             ticket_keys.c.as_of < until,
             tickets.c.content.is_not(None),

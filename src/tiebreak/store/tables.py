@@ -356,7 +356,7 @@ ticket_keys = Table(
     Column("revision", Integer, primary_key=True),
     Column("content_hash", LargeBinary, nullable=False),
     Column("as_of", Moment, nullable=False),
-    Column("origin", Text, nullable=False),  # live | import
+    Column("origin", Text, nullable=False),  # live | import | arrived
     Index(None, "workflow", "as_of", postgresql_where=text("origin = 'live'")),
 )
 
@@ -369,7 +369,7 @@ tickets = Table(
         Column("ticket_id", Text, primary_key=True),
         Column("revision", Integer, primary_key=True),
         Column("received_at", Moment, nullable=False),
-        Column("origin", Text, nullable=False),  # live | import
+        Column("origin", Text, nullable=False),  # live | import | arrived
         Column("actor", Text, nullable=False),
         Column("content", Text),  # canonical JSON of the fields; null once erased
         Column("context", Text),  # canonical JSON {slot@window: int}; null once erased

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,6 +22,8 @@ MOST_UNLIKE = 0.01  # of decided tickets whose feature was another when served
 MOST_DISTANCE = 0.8  # between what was imported last and what was decided first: 0 same, 1 apart
 LEAST_ROWS = 200  # on either side of a comparison
 _MOST_ROWS = 2_000  # on either side of the distance, so that it is about one time
+_STRETCHES = 10  # of imported tickets, between which features move anyway
+_UNUSUAL = 0.15  # beyond that distance
 _BINS = 32
 _PRIOR_WEIGHT = 20.0
 _TOLD = 5  # features whose figures a manifest tells
@@ -144,26 +147,36 @@ def _unlike_serving(whole: Snapshot) -> Iterator[Leak]:
 
 
 def _jumps(whole: Snapshot) -> Iterator[Leak]:
-    """Features whose values are others from where tickets were decided, not just imported."""
+    """Features whose values are others from where tickets were decided, not just imported.
+
+    What moves as far between other stretches of the imported tickets, such as the month, moves
+    anyway.
+    """
     if IS_DECIDED not in whole.frame.columns:
         return
     is_decided = whole.frame[IS_DECIDED].to_numpy()
-    imported = np.flatnonzero(~is_decided)[-_MOST_ROWS:]
-    decided = np.flatnonzero(is_decided)[:_MOST_ROWS]
+    imported, decided = np.flatnonzero(~is_decided), np.flatnonzero(is_decided)
     if min(len(imported), len(decided)) < LEAST_ROWS:
         return
+    size = max(LEAST_ROWS, min(_MOST_ROWS, len(imported) // _STRETCHES))
+    count = min(len(imported) // size, _STRETCHES)
+    before = np.split(imported[-count * size :], count)
+    rows = np.concatenate([*before, decided[:size]])
     for name, kind in FeaturePlan(whole.workflow).kinds().items():
-        column = whole.frame[name][np.concatenate([imported, decided])]
+        column = whole.frame[name][rows]
         if kind == "text":
             column = column.is_null()
         codes = _codes(column, len(column))
         shares = [
             np.bincount(part, minlength=codes.max() + 1) / len(part)
-            for part in (codes[: len(imported)], codes[len(imported) :])
+            for part in np.split(codes, range(size, count * size + 1, size))
         ]
-        distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
-        if distance > MOST_DISTANCE:
-            yield Leak(name, "jumps_at_serving", distance)
+        distances = [
+            float(np.abs(one - next_).sum() / 2) for one, next_ in itertools.pairwise(shares)
+        ]
+        usual = max(distances[:-1], default=0.0)
+        if distances[-1] > max(MOST_DISTANCE, usual + _UNUSUAL):
+            yield Leak(name, "jumps_at_serving", distances[-1])
 
 
 def _codes(column: pl.Series, known: int) -> NDArray[np.int64]:

@@ -179,7 +179,7 @@ class Revision(Shape):
     revision: int
     as_of: datetime
     received_at: datetime
-    origin: Literal["live", "import"]
+    origin: Literal["live", "import", "arrived"]
     actor: str
     fields: dict[str, Any] | None
 
