@@ -49,7 +49,9 @@ class Ledger:
             if answer["revision"] != 1 or answer["ordinal"] != 1:
                 self.contradictions.append(f"{name} has {told} although it was sent once")
             if as_of <= self._later_than[name]:
-                self.contradictions.append(f"{name} was sent after {self._later_than[name]}: {told}")
+                self.contradictions.append(
+                    f"{name} was sent after {self._later_than[name]}: {told}"
+                )
             self.newest = max(self.newest, as_of)
             self._begun[kind] = max(self._begun[kind], begun)
 

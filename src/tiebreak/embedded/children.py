@@ -13,6 +13,7 @@ from pathlib import Path
 
 START_SECONDS = 180.0  # until the first heartbeat: a cold start compiles
 HANG_SECONDS = 20.0  # between heartbeats
+PAUSE_SECONDS = 5.0  # between two looks; after a longer one, silence proves nothing
 STEADY_SECONDS = 60.0  # after which earlier failures are forgotten
 FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
@@ -50,6 +51,7 @@ class Child:
     _failures: int = 0
     _started: float = 0.0
     _not_before: float = 0.0
+    _watched: float = 0.0
     _heartbeat: int | None = None
     _last_beat: float | None = field(default=None)
 
@@ -66,12 +68,18 @@ class Child:
         return not self.program.has_heartbeat or self._last_beat is not None
 
     def watch(self) -> bool:
-        """Start, restart or kill as needed; True when something changed."""
+        """Start, restart or kill as needed; True when something changed.
+
+        After a pause it is taken as alive: a machine that stood still stopped its heart as well.
+        """
         now = time.monotonic()
+        is_paused, self._watched = now - self._watched > PAUSE_SECONDS, now
         if self.process is None:
             return now >= self._not_before and self._start(now)
         was_up = self.is_up
         self._read_heartbeat(now)
+        if is_paused:
+            self._excuse(now)
         code = self.process.poll()
         if code is None and self._is_hung(now):
             self.process.kill()
@@ -86,12 +94,6 @@ class Child:
         self._not_before = now + delay
         self._forget()
         return True
-
-    def excuse(self) -> None:
-        """Take it as alive now: who watches it could not."""
-        now = time.monotonic()
-        self._started = max(self._started, now) if self._last_beat is None else self._started
-        self._last_beat = None if self._last_beat is None else now
 
     def terminate(self) -> None:
         """Ask the process to finish its work and end."""
@@ -151,6 +153,12 @@ class Child:
                 self._last_beat = now
         except BlockingIOError:
             return
+
+    def _excuse(self, now: float) -> None:
+        if self._last_beat is None:
+            self._started = now
+        else:
+            self._last_beat = now
 
     def _is_hung(self, now: float) -> bool:
         if not self.program.has_heartbeat:
