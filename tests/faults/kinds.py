@@ -63,6 +63,7 @@ class Fault(ABC):
     def inflict(self, site: Site, chance: random.Random) -> None:
         """Let it happen; it may go on until it is healed."""
 
+    @abstractmethod
     def heal(self, site: Site) -> None:
         """Take it away, as an operator or the world outside does; Tiebreak mends itself."""
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 Answer = Mapping[str, Any]
+EPOCH = datetime.fromtimestamp(0, UTC)
 KINDS = ("single", "bulk", "outcome")
 
 
@@ -26,7 +27,7 @@ class Ledger:
     refusals: Counter[int] = field(default_factory=Counter)
     contradictions: list[str] = field(default_factory=list)
     repeats: int = 0  # acknowledgements of what was acknowledged before
-    newest: datetime = datetime.min.replace(tzinfo=UTC)  # `as_of` of all that was acknowledged
+    newest: datetime = EPOCH  # `as_of` of all that was acknowledged
     _later_than: dict[str, datetime] = field(default_factory=dict)  # what a ticket's must be
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _begun: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
@@ -12,6 +13,8 @@ from tests.faults.judge import Judge
 from tests.faults.kinds import KINDS, Fault, Site
 from tests.faults.ledger import moment
 from tests.faults.load import Load
+
+log = logging.getLogger(__name__)
 
 RECOVER_SECONDS = 240.0
 LONGEST_FAULT_SECONDS = 1.0
@@ -65,7 +68,7 @@ def run(site: Site, names: Sequence[str], seed: int, *, look_every: int) -> str:
         for number, name in enumerate(names, 1):
             where = f"seed {seed}, round {number} of {len(names)}, {name}"
             seconds = one(site, load, KINDS[name](), chance, where)
-            print(f"{where}: serves again after {seconds:.1f} s", flush=True)
+            log.info("%s: serves again after %.1f s", where, seconds)
             figures.rounds[name] += 1
             figures.slowest[name] = max(seconds, figures.slowest.get(name, 0.0))
             if number % look_every == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -39,8 +40,11 @@ def test_the_fault_can_be_inflicted_here(name: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_nothing_is_lost_or_doubled_over_hundreds_of_faults(site: Site) -> None:
+def test_nothing_is_lost_or_doubled_over_hundreds_of_faults(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = rounds.schedule(rounds.inflictable(), ROUNDS, random.Random(SEED))
     told = rounds.run(site, names, SEED, look_every=20)
-    print(told)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{told}\n")
     assert "cut_copy" not in names or site.cuts["copy"]

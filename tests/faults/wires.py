@@ -1,7 +1,7 @@
 """A wire between the programs and PostgreSQL that a test can cut at a chosen place.
 
-It takes the place of the server's Unix socket, so the programs need not know of it: whoever connects
-while it stands there is passed on, and cut off by its rule.
+It takes the place of the server's Unix socket, so the programs need not know of it: whoever
+connects while it stands there is passed on, and cut off by its rule.
 """
 
 from __future__ import annotations

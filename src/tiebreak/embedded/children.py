@@ -112,38 +112,39 @@ class Child:
         self._forget()
 
     def _start(self, now: float) -> bool:
-        arguments, numbers = list(self.program.arguments), list(self.program.file_numbers)
-        inner: int | None = None
-        if self.program.has_heartbeat:
-            self._heartbeat, inner = os.pipe()
-            os.set_blocking(self._heartbeat, False)
-            os.set_blocking(inner, False)
-            arguments = [part.replace("{heartbeat}", str(inner)) for part in arguments]
-            numbers.append(inner)
+        """Start the process; when that raises OSError, the next look tries again after a pause."""
+        self._not_before = now + FIRST_DELAY_SECONDS
         self.program.log.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.program.log)
-        with self.program.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "tiebreak.supervised.start",
-                    str(os.getpid()),
-                    *arguments,
-                ],
-                env=dict(self.program.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=numbers,
-                start_new_session=True,  # Ctrl-C is for the supervisor, who stops it in order
-            )
-        if inner is not None:
-            os.close(inner)
+        ours, theirs = _pipe() if self.program.has_heartbeat else (None, None)
+        try:
+            self.process = self._opened(theirs)
+        except OSError:
+            if ours is not None:
+                os.close(ours)
+            raise
+        finally:
+            if theirs is not None:
+                os.close(theirs)
+        self._heartbeat = ours
         self.restarts += self._started > 0
         self._started, self._last_beat = now, None
         return True
+
+    def _opened(self, heartbeat: int | None) -> subprocess.Popen[bytes]:
+        program, own = self.program, [] if heartbeat is None else [heartbeat]
+        words = [part.replace("{heartbeat}", str(heartbeat)) for part in program.arguments]
+        start = (sys.executable, "-P", "-m", "tiebreak.supervised.start", str(os.getpid()))
+        with program.log.open("ab") as log:
+            return subprocess.Popen(
+                [*start, *words],
+                env=dict(program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[*program.file_numbers, *own],
+                start_new_session=True,  # Ctrl-C is for the supervisor, who stops it in order
+            )
 
     def _read_heartbeat(self, now: float) -> None:
         if self._heartbeat is None:
@@ -172,6 +173,14 @@ class Child:
         if self._heartbeat is not None:
             os.close(self._heartbeat)
             self._heartbeat = None
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends wait for nobody."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
 
 
 def ended(code: int) -> str:
