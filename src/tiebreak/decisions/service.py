@@ -250,11 +250,12 @@ class DecisionService:
             if self._serving is None:
                 self._serving = await self._open()
             await self._recover(self._serving)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may go well
+        except Exception as error:  # whatever it is, the next look may go well
             known = error if isinstance(error, TiebreakError) else KeepingFailed()
             if self._trouble is None or self._trouble.code != known.code:
+                cause = None if known is error else error
                 log.warning(
-                    "service_trouble", code=known.code, reason=known.message, exc_info=error
+                    "service_trouble", code=known.code, reason=known.message, exc_info=cause
                 )
             self._trouble = Problem("service", known.code, known.message, known.hint)
         else:

@@ -49,7 +49,7 @@ class DatabaseFull(DatabaseUnavailable):
     code = "database_full"
 
 
-def unavailable(error: BaseException, hint: str | None = None) -> DatabaseUnavailable:
+def unavailable(error: BaseException, hint: str = "") -> DatabaseUnavailable:
     """What to tell of an error for which `is_connection_failure` holds."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, asyncpg.DiskFullError):
@@ -60,7 +60,7 @@ def unavailable(error: BaseException, hint: str | None = None) -> DatabaseUnavai
 
 
 def is_connection_failure(error: BaseException) -> bool:
-    """Whether this error means that the server is away or cannot work, not that a statement is wrong."""
+    """Whether the server is away or cannot work, rather than that a statement is wrong."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or (
             error.orig is not None and is_connection_failure(error.orig)
