@@ -15,8 +15,7 @@ import orjson
 
 from tiebreak.errors import Conflict, InvalidInput
 
-
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.2  # more than it takes to look at a lock
 
 
 class AlreadyRunning(Conflict):
