@@ -132,6 +132,18 @@ def test_one_is_not_hung_because_everything_stood_still(
     assert "no sign of life" in child.last_end
 
 
+def test_one_that_cannot_be_started_now_is_tried_again(make: Make) -> None:
+    child = make(BEATING, "{heartbeat}", "10")
+    child.program.log.mkdir(parents=True)  # in the way
+    files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(IsADirectoryError):
+        child.watch()
+    assert not child.watch()  # it pauses first
+    assert len(os.listdir("/proc/self/fd")) == files
+    child.program.log.rmdir()
+    watch(child, lambda: child.is_up)
+
+
 def test_one_that_never_beats_is_killed_after_its_time_to_start(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
