@@ -44,7 +44,7 @@ def test_nothing_is_lost_or_doubled_over_hundreds_of_faults(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = rounds.schedule(rounds.inflictable(), ROUNDS, random.Random(SEED))
-    told = rounds.run(site, names, SEED, look_every=30)
+    told = rounds.run(site, names, SEED, look_every=50)
     with capsys.disabled():
         sys.stdout.write(f"\n{told}\n")
     assert "cut_copy" not in names or site.cuts["copy"]
