@@ -17,9 +17,14 @@ from typing import Any
 import httpx
 import psutil
 
+from tiebreak.embedded import postgres, valkey
+from tiebreak.embedded.postgres import PostgresServer
+from tiebreak.embedded.record import RECORD, Record, read_record
+
 TIEBREAK = (str(Path(sys.executable).with_name("tiebreak")),)
 ROOT = Path(__file__).parents[2]
-READY_SECONDS = 120
+READY_SECONDS = 240
+POLL_SECONDS = 0.1
 
 
 class Stack:
@@ -28,22 +33,35 @@ class Stack:
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tiebreak-faults-"))
         self.folder.chmod(0o755)
+        self.data = self.folder / "data"
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("TIEBREAK_")},
-            "TIEBREAK_DATA_DIR": str(self.folder / "data"),
+            "TIEBREAK_DATA_DIR": str(self.data),
             "TIEBREAK_API__PORT": "0",
             "TIEBREAK_API__WORKERS": "2",
             **environment,
         }
+        self.up_environment: dict[str, str] = {}  # of `tiebreak up` and what it starts alone
         self._up: subprocess.Popen[bytes] | None = None
         self.token = ""
 
     def start(self) -> None:
-        """Start everything and wait until it is ready."""
+        """Start everything; `url` waits until it is ready."""
         with (self.folder / "up.log").open("ab") as log:
             self._up = subprocess.Popen(
-                [*TIEBREAK, "up"], env=self._environment, cwd=ROOT, stdout=log, stderr=log
+                [*TIEBREAK, "up"],
+                env={**self._environment, **self.up_environment},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
             )
+
+    def start_prepared(self) -> None:
+        """Start everything, prepare it and wait until it serves."""
+        self.start()
+        self._wait(lambda: self.record() is not None)
+        self.prepare()
+        self.url()
 
     def prepare(self) -> None:
         """Put a workflow into production and make a key."""
@@ -64,59 +82,103 @@ class Stack:
         assert done.returncode == 0, (words, done.stdout.decode(), done.stderr.decode())
         return json.loads(done.stdout)
 
+    def record(self) -> Record | None:
+        """What the running supervisor wrote of itself."""
+        with suppress(OSError, ValueError):
+            return read_record(self.data)
+        return None
+
+    def address(self) -> str | None:
+        """Where the API listens now, ready or not."""
+        with suppress(OSError, ValueError):
+            record: Record = json.loads((self.data / RECORD).read_bytes())
+            return f"http://{record['host']}:{record['port']}"
+        return None
+
     def url(self) -> str:
         """Where the API listens, once it is ready."""
-        end = time.monotonic() + READY_SECONDS
-        while time.monotonic() < end:
-            with suppress(AssertionError, httpx.HTTPError):
-                url = self.cli("status")["url"]
-                if url and httpx.get(f"{url}/readyz").status_code == 200:
-                    return url
-            time.sleep(0.2)
-        raise AssertionError((self.folder / "up.log").read_text())
+
+        def is_ready() -> bool:
+            with suppress(httpx.HTTPError):
+                url = self.address()
+                return url is not None and httpx.get(f"{url}/readyz").status_code == 200
+            return False
+
+        self._wait(is_ready)
+        return self.address() or ""
+
+    def is_up(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._up is not None and self._up.poll() is None
 
     def parts(self, name: str) -> list[int]:
         """The process ids of the running parts whose name starts so."""
-        parts = self.cli("status")["parts"]
-        return [p["pid"] for p in parts if p["part"].startswith(name) and p["pid"]]
+        record = self.record()
+        programs = [] if record is None else record["programs"]
+        servers = {"postgres": postgres.find(self.data), "valkey": valkey.find(self.data)}
+        parts = [*servers.items(), *((each["name"], each["pid"]) for each in programs)]
+        return [pid for part, pid in parts if part.startswith(name) and pid]
+
+    def server(self) -> PostgresServer:
+        """The running database server, by its loopback address."""
+        lines = (self.data / "services" / "postgres" / "postmaster.pid").read_text().splitlines()
+        password = (self.data / "secrets" / "superuser.password").read_text().strip()
+        return PostgresServer(int(lines[0]), int(lines[3]), None, password, adopted=True)
 
     def kill_worker(self) -> None:
         """kill -9 one API worker."""
-        _kill(self.parts("api")[:1])
+        kill(self.parts("api")[:1])
 
     def kill_postgres(self) -> None:
         """kill -9 the database server and every process of it."""
-        _kill(self.parts("postgres"))
+        kill(self.parts("postgres"))
 
     def kill_valkey(self) -> None:
         """kill -9 the task queue."""
-        _kill(self.parts("valkey"))
+        kill(self.parts("valkey"))
 
     def kill_supervisor(self) -> None:
-        """kill -9 the supervisor, then start anew."""
+        """kill -9 the supervisor, and what dies with it; `start` begins anew."""
         assert self._up is not None
-        _kill([self._up.pid])
+        kill([self._up.pid])
         self._up.wait()
-        self.start()
 
     def kill_everything(self) -> None:
-        """kill -9 all of it at once, then start anew."""
+        """kill -9 all of it at once; `start` begins anew."""
         assert self._up is not None
-        _kill([self._up.pid, *self.parts("")])
+        kill([self._up.pid, *self.parts("")])
         self._up.wait()
-        self.start()
 
-    def close(self) -> None:
-        """Stop everything and remove the folder."""
+    def last_words(self) -> str:
+        """The ends of all logs, for who must find out what went wrong."""
+        logs = [self.folder / "up.log", *self.data.glob("logs/*.log")]
+        logs += [*self.data.glob("services/logs/*.log")]
+        ends = [f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs]
+        return "\n".join(ends)
+
+    def stop(self) -> None:
+        """Stop everything."""
         with suppress(AssertionError):
             self.cli("down")
         if self._up is not None and self._up.poll() is None:
             self._up.kill()
             self._up.wait()
+
+    def close(self) -> None:
+        """Stop everything and remove the folder."""
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _wait(self, holds: Any) -> None:
+        end = time.monotonic() + READY_SECONDS
+        while not holds():
+            if time.monotonic() > end:
+                raise AssertionError(self.last_words())
+            time.sleep(POLL_SECONDS)
 
-def _kill(pids: list[int]) -> None:
+
+def kill(pids: list[int]) -> None:
+    """kill -9 these processes and all they have started, all at once."""
     processes = [process for pid in pids if (process := _process(pid)) is not None]
     family = [child for p in processes for child in [p, *p.children(recursive=True)]]
     for process in family:

@@ -14,6 +14,7 @@ from tests.databases import DatabaseUrls
 from tests.functional.serving import REPAIRS, TICKET, prepare, settings_for
 
 from tiebreak.core.tickets import Schema, Submission, parse_submission
+from tiebreak.decisions import service as service_module
 from tiebreak.decisions.batcher import Overloaded, Pending
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.decisions.service import DecisionService, Limits
@@ -87,15 +88,51 @@ async def test_tickets_admitted_before_a_crash_are_decided_at_start(
         service.active.get("repairs"), batch
     )  # and never settled, as after kill -9
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert len(await reading.undecided(service.db, "repairs", before=later, limit=9)) == 5
+    assert len(await reading.undecided(service.db, "repairs", through=later, limit=9)) == 5
 
     restarted = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
     try:
-        assert await reading.undecided(service.db, "repairs", before=later, limit=9) == []
+        assert await reading.undecided(service.db, "repairs", through=later, limit=9) == []
         answer = (await decide(restarted, batch[0].submission))[0]
         assert answer["revision"] == 1
     finally:
         await restarted.drain()
+
+
+async def test_what_was_admitted_before_the_clock_was_set_back_is_decided(
+    service: DecisionService, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`as_of` never goes back, so it may be ahead of the time of day."""
+    monkeypatch.setattr(service_module, "RECOVER_EVERY_SECONDS", 0.1)
+    admin = await asyncpg.connect(database_urls.admin)
+    try:
+        await decide(service, submission("first"))
+        await admin.execute("UPDATE workflow_clocks SET last_as_of = now() + interval '1 hour'")
+    finally:
+        await admin.close()
+    assert service._serving is not None
+    batch = [Pending(submission("ahead"), "ann")]
+    await service._serving.admit(service.active.get("repairs"), batch)
+    for _ in range(200):
+        if await reading.first_decision(service.db, "repairs", "ahead", 1) is not None:
+            break
+        await asyncio.sleep(0.1)
+    else:
+        pytest.fail("it is still undecided")
+
+
+async def test_following_production_outlives_whatever_goes_wrong(
+    service: DecisionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ValueError("nobody foresaw this")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(service, "_recover", fails)
+        await asyncio.sleep(3 * service_module.REFRESH_SECONDS)
+        assert "keeping_failed" in {problem.code for problem in service.problems()}
+    await asyncio.sleep(3 * service_module.REFRESH_SECONDS)
+    assert service.is_ready
 
 
 async def test_a_ticket_that_another_worker_left_undecided_is_finished(

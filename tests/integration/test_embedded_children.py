@@ -118,6 +118,32 @@ def test_it_is_up_with_its_first_heartbeat_and_killed_without_more(
     assert not processes.is_alive(hung)
 
 
+def test_one_is_not_hung_because_everything_stood_still(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "HANG_SECONDS", 1.0)
+    monkeypatch.setattr(children, "PAUSE_SECONDS", 1.0)
+    child = make(BEATING, "{heartbeat}", "10")
+    watch(child, lambda: child.is_up)
+    time.sleep(2)  # who watches stands still, and so does the program, as far as can be told
+    child.watch()
+    assert child.is_up
+    watch(child, lambda: child.last_end != "")
+    assert "no sign of life" in child.last_end
+
+
+def test_one_that_cannot_be_started_now_is_tried_again(make: Make) -> None:
+    child = make(BEATING, "{heartbeat}", "10")
+    child.program.log.mkdir(parents=True)  # in the way
+    files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(IsADirectoryError):
+        child.watch()
+    assert not child.watch()  # it pauses first
+    assert len(os.listdir("/proc/self/fd")) == files
+    child.program.log.rmdir()
+    watch(child, lambda: child.is_up)
+
+
 def test_one_that_never_beats_is_killed_after_its_time_to_start(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -222,6 +223,14 @@ def test_the_lock_names_its_holder_and_falls_with_the_process(folder: Path) -> N
         with pytest.raises(AlreadyRunning, match=str(os.getpid())), locked(folder):
             pass
     assert holder(folder) is None
+
+
+def test_who_looks_at_the_lock_keeps_nobody_from_it(folder: Path) -> None:
+    look = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, (look,)).start()
+    with locked(folder):
+        assert holder(folder) == os.getpid()
 
 
 def test_the_stack_is_stopped_by_its_last_user(folder: Path) -> None:

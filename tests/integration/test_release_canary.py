@@ -87,7 +87,7 @@ async def started(
 async def settle(service: DecisionService) -> None:
     """Let it be known that everything is decided."""
     assert service._serving is not None
-    await service._serving.recover(NAME, before=datetime.now(UTC))
+    await service._serving.recover(NAME, through=datetime.now(UTC))
 
 
 async def test_a_canary_decides_its_share_by_ticket_and_keeps_it_as_the_share_grows(
@@ -246,7 +246,7 @@ async def test_what_a_canary_left_undecided_is_decided_by_production(
     assert active.canary is not None
     batch = [Pending(submission(n), "ann") for n in range(30)]
     await serving.admit(active, batch)
-    assert await serving.recover(NAME, before=datetime.now(UTC)) == 30
+    assert await serving.recover(NAME, through=datetime.now(UTC)) == 30
     rows = await site.office.db.pool.fetch("SELECT * FROM decisions")
     assert {row["policy_hash"] for row in rows} == {active.policy.hash} != {release.policy_hash}
     for row in rows:

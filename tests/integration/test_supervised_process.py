@@ -136,3 +136,26 @@ async def test_one_that_does_not_take_its_job_is_told_of(tmp_path: Path) -> None
         assert isinstance(child, Supervised)
         with pytest.raises(ProcessEnded, match="code 1"):
             _ = [line async for line in child.lines()]
+
+
+async def test_one_that_says_more_than_anybody_reads_ends_all_the_same(tmp_path: Path) -> None:
+    made = program(tmp_path, 'teller.say({"begun": 1}); teller.say_bytes(b"x" * 10_000_000)')
+    async with asyncio.timeout(30):
+        async with supervised("program", b"", made) as child:
+            await anext(child.lines())
+            await asyncio.sleep(1)
+
+
+async def test_the_goodbyes_of_libraries_hold_nobody_up(tmp_path: Path) -> None:
+    made = program(
+        tmp_path,
+        """
+import atexit, threading, time
+atexit.register(time.sleep, 600)
+threading.Thread(target=time.sleep, args=(600,)).start()
+teller.hand_over(job)
+teller.end()
+""",
+    )
+    async with asyncio.timeout(30), supervised("program", b"whole", made) as child:
+        assert await _payload(child) == b"whole"

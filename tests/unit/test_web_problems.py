@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+import asyncpg
 import orjson
 import pytest
 
@@ -53,6 +54,19 @@ def test_each_family_has_its_status(family: type[TiebreakError], status: int) ->
 
 def test_every_family_stands_in_the_table_itself() -> None:
     assert set(families()) <= STATUS.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (asyncpg.DiskFullError("no space left on device"), "database_full"),
+        (asyncpg.TooManyConnectionsError("sorry"), "database_unavailable"),
+        (asyncpg.PostgresIOError("input/output error"), "database_unavailable"),
+    ],
+)
+def test_a_server_that_cannot_work_is_a_503_that_names_it(error: Exception, code: str) -> None:
+    found = known(error, "r")
+    assert (found.code, problems.status_of(found)) == (code, 503)
 
 
 def test_every_status_has_a_title() -> None:

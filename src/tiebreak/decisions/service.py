@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -35,8 +35,13 @@ log = structlog.get_logger()
 
 BULK = 2_000  # imported tickets decided and sealed at once
 REFRESH_SECONDS = 0.5  # at the latest, should nothing be heard
-RECOVER_EVERY_SECONDS = 15.0
-RECOVER_AGE = timedelta(seconds=10)  # younger admissions are still being decided by someone
+RECOVER_EVERY_SECONDS = 15.0  # what was admitted since the last time is still being decided
+
+
+class KeepingFailed(Unavailable):
+    """What is in production could not be followed; it is tried again."""
+
+    code = "keeping_failed"
 
 
 class Starting(Unavailable):
@@ -71,6 +76,7 @@ class DecisionService:
         self._again: Again | None = None
         self._trouble: Problem | None = None
         self._recovered_at = 0.0
+        self._looked_through: dict[str, datetime] = {}
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
@@ -244,10 +250,14 @@ class DecisionService:
             if self._serving is None:
                 self._serving = await self._open()
             await self._recover(self._serving)
-        except TiebreakError as error:
-            if self._trouble is None or self._trouble.code != error.code:
-                log.warning("service_trouble", code=error.code, reason=error.message)
-            self._trouble = Problem("service", error.code, error.message, error.hint)
+        except Exception as error:  # whatever it is, the next look may go well
+            known = error if isinstance(error, TiebreakError) else KeepingFailed()
+            if self._trouble is None or self._trouble.code != known.code:
+                cause = None if known is error else error
+                log.warning(
+                    "service_trouble", code=known.code, reason=known.message, exc_info=cause
+                )
+            self._trouble = Problem("service", known.code, known.message, known.hint)
         else:
             self._trouble = None
 
@@ -261,12 +271,21 @@ class DecisionService:
         return serving
 
     async def _recover(self, serving: Serving) -> None:
+        """Decide what stood undecided at the last look, and at the first look everything.
+
+        How old an admission is says the workflow's clock, not this machine's: `as_of` may be ahead
+        of the time of day, if that was set back since.
+        """
         now = asyncio.get_running_loop().time()
         if self._recovered_at and now - self._recovered_at < RECOVER_EVERY_SECONDS:
             return
-        before = datetime.now(UTC) - (RECOVER_AGE if self._recovered_at else timedelta(0))
         for workflow in self.active.workflows():
-            count = await serving.recover(workflow, before=before)
+            newest = await reading.newest_as_of(self.db, workflow)
+            if newest is None:
+                continue
+            through = self._looked_through.get(workflow, newest)
+            count = await serving.recover(workflow, through=through)
+            self._looked_through[workflow] = newest
             if count:
                 log.info("recovered", workflow=workflow, decisions=count)
         self._recovered_at = now

@@ -246,10 +246,10 @@ class Serving:
         ticket = StoredTicket.from_row(stored, active.schema)
         return self.told(active, (await self.finish(active, [ticket]))[0])
 
-    async def recover(self, workflow: str, *, before: datetime, limit: int = 512) -> int:
-        """Decide tickets that were admitted before this time and never decided; how many."""
+    async def recover(self, workflow: str, *, through: datetime, limit: int = 512) -> int:
+        """Decide tickets that were admitted up to this `as_of` and never decided; how many."""
         active = self._active.get(workflow)
-        rows = await reading.undecided(self._db, workflow, before=before, limit=limit)
+        rows = await reading.undecided(self._db, workflow, through=through, limit=limit)
         tickets = [
             StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
         ]
@@ -257,7 +257,7 @@ class Serving:
             await self.finish(active, tickets)
         if len(rows) < limit:
             async with self._admission_lane.unit() as unit:
-                await commit.advance_decided_through(unit, workflow, before)
+                await commit.advance_decided_through(unit, workflow, through)
         return len(tickets)
 
     def told(self, active: Active, row: Mapping[str, Any]) -> dict[str, Any]:

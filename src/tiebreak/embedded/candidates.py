@@ -40,7 +40,6 @@ TICK_SECONDS = 0.25
 LOOK_SECONDS = 1.0
 GUARD_SECONDS = 5.0
 AWAY_SECONDS = 2.0
-PAUSE_SECONDS = 5.0  # between looks: we were stopped ourselves, and judge nobody for it
 HANG_SECONDS = 10.0  # beyond the time a batch may take
 MOST_DEATHS = 3  # without a step forward in between
 POOL_SIZE = 3
@@ -85,11 +84,6 @@ class Candidates:
         """Step canaries that do well, and roll back those that do harm."""
         for release in await control(self.office, self.plan):
             log.info("canary_moved", release=str(release.release_id), state=release.state)
-
-    def excuse(self) -> None:
-        """Forgive everybody their silence."""
-        for ward in self.wards.values():
-            ward.child.excuse()
 
     def close(self) -> None:
         """End all processes; what they have not finished is found at the next start."""
@@ -148,7 +142,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     raise
                 log.warning("candidates_trouble", error=type(error).__name__)
                 await _wait(stop, AWAY_SECONDS)
-                candidates.excuse()
     finally:
         candidates.close()
         await db.close()
@@ -170,11 +163,8 @@ async def _work(
     connection: asyncpg.Connection, candidates: Candidates, stop: asyncio.Event
 ) -> None:
     looked = guarded = 0.0
-    watched = time.monotonic()
     while not stop.is_set():
         now = time.monotonic()
-        if now - watched > PAUSE_SECONDS:
-            candidates.excuse()
         if now - looked > LOOK_SECONDS:
             await connection.execute("SELECT")  # the lock is ours for as long as this answers
             await candidates.look()
@@ -183,7 +173,6 @@ async def _work(
             await candidates.guard()
             guarded = now
         await candidates.watch()
-        watched = time.monotonic()
         await _wait(stop, TICK_SECONDS)
 
 

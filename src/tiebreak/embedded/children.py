@@ -13,6 +13,7 @@ from pathlib import Path
 
 START_SECONDS = 180.0  # until the first heartbeat: a cold start compiles
 HANG_SECONDS = 20.0  # between heartbeats
+PAUSE_SECONDS = 5.0  # between two looks; after a longer one, silence proves nothing
 STEADY_SECONDS = 60.0  # after which earlier failures are forgotten
 FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
@@ -50,6 +51,7 @@ class Child:
     _failures: int = 0
     _started: float = 0.0
     _not_before: float = 0.0
+    _watched: float = 0.0
     _heartbeat: int | None = None
     _last_beat: float | None = field(default=None)
 
@@ -66,12 +68,18 @@ class Child:
         return not self.program.has_heartbeat or self._last_beat is not None
 
     def watch(self) -> bool:
-        """Start, restart or kill as needed; True when something changed."""
+        """Start, restart or kill as needed; True when something changed.
+
+        After a pause it is taken as alive: a machine that stood still stopped its heart as well.
+        """
         now = time.monotonic()
+        is_paused, self._watched = now - self._watched > PAUSE_SECONDS, now
         if self.process is None:
             return now >= self._not_before and self._start(now)
         was_up = self.is_up
         self._read_heartbeat(now)
+        if is_paused:
+            self._excuse(now)
         code = self.process.poll()
         if code is None and self._is_hung(now):
             self.process.kill()
@@ -86,12 +94,6 @@ class Child:
         self._not_before = now + delay
         self._forget()
         return True
-
-    def excuse(self) -> None:
-        """Take it as alive now: who watches it could not."""
-        now = time.monotonic()
-        self._started = max(self._started, now) if self._last_beat is None else self._started
-        self._last_beat = None if self._last_beat is None else now
 
     def terminate(self) -> None:
         """Ask the process to finish its work and end."""
@@ -110,38 +112,39 @@ class Child:
         self._forget()
 
     def _start(self, now: float) -> bool:
-        arguments, numbers = list(self.program.arguments), list(self.program.file_numbers)
-        inner: int | None = None
-        if self.program.has_heartbeat:
-            self._heartbeat, inner = os.pipe()
-            os.set_blocking(self._heartbeat, False)
-            os.set_blocking(inner, False)
-            arguments = [part.replace("{heartbeat}", str(inner)) for part in arguments]
-            numbers.append(inner)
+        """Start the process; when that raises OSError, the next look tries again after a pause."""
+        self._not_before = now + FIRST_DELAY_SECONDS
         self.program.log.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.program.log)
-        with self.program.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "tiebreak.supervised.start",
-                    str(os.getpid()),
-                    *arguments,
-                ],
-                env=dict(self.program.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=numbers,
-                start_new_session=True,  # Ctrl-C is for the supervisor, who stops it in order
-            )
-        if inner is not None:
-            os.close(inner)
+        ours, theirs = _pipe() if self.program.has_heartbeat else (None, None)
+        try:
+            self.process = self._opened(theirs)
+        except OSError:
+            if ours is not None:
+                os.close(ours)
+            raise
+        finally:
+            if theirs is not None:
+                os.close(theirs)
+        self._heartbeat = ours
         self.restarts += self._started > 0
         self._started, self._last_beat = now, None
         return True
+
+    def _opened(self, heartbeat: int | None) -> subprocess.Popen[bytes]:
+        program, own = self.program, [] if heartbeat is None else [heartbeat]
+        words = [part.replace("{heartbeat}", str(heartbeat)) for part in program.arguments]
+        start = (sys.executable, "-P", "-m", "tiebreak.supervised.start", str(os.getpid()))
+        with program.log.open("ab") as log:
+            return subprocess.Popen(
+                [*start, *words],
+                env=dict(program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[*program.file_numbers, *own],
+                start_new_session=True,  # Ctrl-C is for the supervisor, who stops it in order
+            )
 
     def _read_heartbeat(self, now: float) -> None:
         if self._heartbeat is None:
@@ -151,6 +154,12 @@ class Child:
                 self._last_beat = now
         except BlockingIOError:
             return
+
+    def _excuse(self, now: float) -> None:
+        if self._last_beat is None:
+            self._started = now
+        else:
+            self._last_beat = now
 
     def _is_hung(self, now: float) -> bool:
         if not self.program.has_heartbeat:
@@ -164,6 +173,14 @@ class Child:
         if self._heartbeat is not None:
             os.close(self._heartbeat)
             self._heartbeat = None
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends wait for nobody."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
 
 
 def ended(code: int) -> str:

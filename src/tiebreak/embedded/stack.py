@@ -27,7 +27,7 @@ from tiebreak.embedded.valkey import ValkeyServer
 from tiebreak.secret_files import ensure_password, ensure_secrets, read_secret
 from tiebreak.settings import Keyring, Settings
 from tiebreak.store import migrate, partitions, roles
-from tiebreak.store.database import DatabaseUnavailable, is_connection_failure
+from tiebreak.store.database import is_connection_failure, unavailable
 
 DATABASE = "tiebreak"
 
@@ -87,7 +87,8 @@ def start_services(settings: Settings, note: Note) -> Services:
         asyncio.run(_prepare(settings, server, note))
     except Exception as error:
         if is_connection_failure(error):
-            raise DatabaseUnavailable(hint="Check DATABASE_URL and DATABASE_OWNER_URL.") from error
+            hint = "Check DATABASE_URL and DATABASE_OWNER_URL."
+            raise unavailable(error, hint) from error
         raise
     return Services(settings, Keyring.load(settings), server, queue)
 

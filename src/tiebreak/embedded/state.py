@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import orjson
 
 from tiebreak.errors import Conflict, InvalidInput
+
+LOOK_SECONDS = 0.2  # more than it takes to look at a lock
 
 
 class AlreadyRunning(Conflict):
@@ -93,15 +96,27 @@ def locked(data_dir: Path, name: str = "up") -> Generator[None]:
     ensure_folder(data_dir)
     handle = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _already_running(data_dir, os.pread(handle, 20, 0)) from None
+        if not _taken(handle):
+            raise _already_running(data_dir, os.pread(handle, 20, 0))
         os.truncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _taken(handle: int) -> bool:
+    """Take a lock; one that falls within the time that `holder` needs to look at it is free."""
+    end = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(LOOK_SECONDS / 20)
+        else:
+            return True
 
 
 def holder(data_dir: Path, name: str = "up") -> int | None:
@@ -113,7 +128,7 @@ def holder(data_dir: Path, name: str = "up") -> int | None:
     except OSError as error:
         raise _unusable(data_dir, error) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return int(os.pread(handle, 20, 0) or b"0")
     else:

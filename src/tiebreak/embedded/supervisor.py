@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tiebreak.embedded import readiness
@@ -50,7 +50,8 @@ class Supervisor:
 
     def __init__(self, services: Services, note: Note) -> None:
         self.services = services
-        self._note = note
+        self._told = note
+        self._trouble = ""
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._settings = services.settings
@@ -59,6 +60,7 @@ class Supervisor:
         self._children = [Child(program) for program in self._programs()]
         self._thread = threading.Thread(target=self._supervise, name="supervisor")
         self._servers_at = 0.0
+        self._is_record_old = False
         self._is_begun = False
 
     @property
@@ -105,17 +107,36 @@ class Supervisor:
 
     def _supervise(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
-            self._watch_servers()
-            changes = [child for child in self._to_watch() if child.watch()]
-            for child in changes:
-                if child.process is None:
-                    self._note(f"{child.program.name} {child.last_end}; it is started again")
-            if changes:
-                self._write_record()
+            try:
+                self._look()
+            except OSError as error:  # a full disk, say: nothing ends for it, all is tried again
+                self._tell_once(f"Supervision is hindered: {error}")
+            else:
+                self._trouble = ""
         self._listener.close()
         self._end(self._workers)
         self._end([child for child in self._children if not child.program.has_heartbeat])
         remove_record(self._settings.data_dir)
+
+    def _look(self) -> None:
+        self._watch_servers()
+        for child in self._to_watch():
+            if child.watch():
+                self._is_record_old = True
+                if child.process is None:
+                    self._note(f"{child.program.name} {child.last_end}; it is started again")
+        if self._is_record_old:
+            self._write_record()
+            self._is_record_old = False
+
+    def _note(self, text: str) -> None:
+        with suppress(OSError):  # it goes into a file on a full disk
+            self._told(text)
+
+    def _tell_once(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._note(trouble)
+        self._trouble = trouble
 
     @property
     def _workers(self) -> list[Child]:

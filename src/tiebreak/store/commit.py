@@ -41,15 +41,15 @@ async def commit(unit: Unit, rows: Sequence[Row]) -> list[Row]:
     return [stored[_key(row)] for row in rows]
 
 
-async def advance_decided_through(unit: Unit, workflow: str, before: datetime) -> None:
-    """Note that all live tickets up to some moment before `before` are decided.
+async def advance_decided_through(unit: Unit, workflow: str, through: datetime) -> None:
+    """Note that all live tickets up to some moment not after `through` are decided.
 
     One snapshot tells: whoever sees the clock at `last_as_of` sees every ticket up to it, as
     tickets commit in the order of their `as_of`, under the lock of that same row.
     """
-    through = await unit.conn.fetchval(_DECIDED_THROUGH, workflow, before)
-    if through is not None:
-        await unit.conn.execute(_ADVANCE, workflow, through)
+    moment = await unit.conn.fetchval(_DECIDED_THROUGH, workflow, through)
+    if moment is not None:
+        await unit.conn.execute(_ADVANCE, workflow, moment)
 
 
 async def _stored(conn: Connection, rows: Sequence[Row]) -> list[Row]:

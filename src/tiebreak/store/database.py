@@ -25,7 +25,8 @@ _CONNECTION_FAILURES: tuple[type[BaseException], ...] = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # of disk, memory or connections
+    asyncpg.PostgresSystemError,  # its files cannot be read or written
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InternalClientError,
@@ -42,8 +43,24 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
+class DatabaseFull(DatabaseUnavailable):
+    """The database has no space left on its disk."""
+
+    code = "database_full"
+
+
+def unavailable(error: BaseException, hint: str = "") -> DatabaseUnavailable:
+    """What to tell of an error for which `is_connection_failure` holds."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, asyncpg.DiskFullError):
+        cause = cause.__cause__
+    if cause is None:
+        return DatabaseUnavailable(hint=hint)
+    return DatabaseFull(hint="Free space on the disk of PostgreSQL; then it goes on by itself.")
+
+
 def is_connection_failure(error: BaseException) -> bool:
-    """Whether this error means that the server is away, rather than that a statement is wrong."""
+    """Whether the server is away or cannot work, rather than that a statement is wrong."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or (
             error.orig is not None and is_connection_failure(error.orig)
@@ -128,7 +145,7 @@ class Database:
                 yield connection
         except Exception as error:
             if is_connection_failure(error):
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
             raise
 
     async def connect(self) -> asyncpg.Connection:
@@ -137,7 +154,7 @@ class Database:
             return await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
         except Exception as error:
             if is_connection_failure(error):
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
             raise
 
     @asynccontextmanager
@@ -148,7 +165,7 @@ class Database:
                 yield await connection.execution_options(postgresql_readonly=True)
         except Exception as error:
             if is_connection_failure(error):
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
             raise
 
     async def check(self) -> None:

@@ -139,13 +139,20 @@ async def list_decisions(
         return await _all(conn, query)
 
 
-async def undecided(db: Database, workflow: str, *, before: datetime, limit: int) -> list[Row]:
-    """Live ticket revisions admitted before this time that have no decision, oldest first."""
+async def newest_as_of(db: Database, workflow: str) -> datetime | None:
+    """The workflow's clock; None before its first ticket."""
+    query = select(workflow_clocks.c.last_as_of).where(workflow_clocks.c.workflow == workflow)
+    async with db.read() as conn:
+        return (await conn.execute(query)).scalar_one_or_none()
+
+
+async def undecided(db: Database, workflow: str, *, through: datetime, limit: int) -> list[Row]:
+    """Live ticket revisions up to this `as_of` that have no decision, oldest first."""
     is_decided = exists().where(
         *_ticket(decision_keys, ticket_keys.c.workflow, ticket_keys.c.ticket_id),
         decision_keys.c.revision == ticket_keys.c.revision,
     )
-    through = (
+    decided_through = (
         select(workflow_clocks.c.decided_through)
         .where(workflow_clocks.c.workflow == workflow)
         .scalar_subquery()
@@ -155,8 +162,8 @@ async def undecided(db: Database, workflow: str, *, before: datetime, limit: int
         .where(
             ticket_keys.c.workflow == workflow,
             ticket_keys.c.origin == "live",
-            ticket_keys.c.as_of > through,
-            ticket_keys.c.as_of < before,
+            ticket_keys.c.as_of > decided_through,
+            ticket_keys.c.as_of <= through,
             ~is_decided,
         )
         .order_by(ticket_keys.c.as_of)

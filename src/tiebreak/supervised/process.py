@@ -97,8 +97,15 @@ class Supervised:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+            await self._read_to_end()
             await self._process.wait()
         self._last_words.cancel()
+
+    async def _read_to_end(self) -> None:
+        """Empty what it left: asyncio waits for a pipe's end, which comes after all it holds."""
+        assert self._process.stdout is not None
+        while await self._process.stdout.read(LINE_BYTES):
+            pass
 
     async def _ended_well(self) -> None:
         code = await self._process.wait()

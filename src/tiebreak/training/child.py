@@ -41,11 +41,11 @@ def main() -> None:
         teller.say({"refused": told(error)})
     except MemoryError:
         teller.say_bytes(NO_MEMORY)
-        os._exit(0)
     except BaseException as error:  # noqa: BLE001 - Polars panics; the text may quote tickets
         teller.say({"out_of_memory": True} if lacks_memory(str(error)) else _crashed(error))
     else:
         teller.hand_over(parts)
+    teller.end()
 
 
 async def _trained(job: dict[str, Any], teller: Teller) -> bytes:

@@ -26,6 +26,7 @@ def main() -> None:
         teller.say({"failed": type(error).__name__})
     else:
         teller.say({"run_id": run_id})
+    teller.end()
 
 
 def _tell(job: dict[str, Any]) -> str:

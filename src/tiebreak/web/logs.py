@@ -6,7 +6,8 @@ import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -29,7 +30,7 @@ def configure(settings: LogSettings) -> None:
             structlog.processors.JSONRenderer(serializer=orjson.dumps) if is_json else _text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Lossy(sys.stderr.buffer))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -78,6 +79,21 @@ def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> byt
     head = [str(event.pop(name, "")) for name in ("timestamp", "level", "event")]
     rest = [f"{name}={value}" for name, value in event.items() if value is not None]
     return " ".join([*head, *rest]).encode()
+
+
+class _Lossy:
+    """A file of which what cannot be written is dropped: a full disk must not fail a request."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        with suppress(OSError):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 class _JsonFormatter(logging.Formatter):

@@ -23,7 +23,7 @@ from tiebreak.errors import (
     TiebreakError,
     Unavailable,
 )
-from tiebreak.store.database import DatabaseUnavailable, is_connection_failure
+from tiebreak.store.database import is_connection_failure, unavailable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -173,6 +173,6 @@ def known(error: Exception, request_id: str) -> TiebreakError:
     if isinstance(error, TiebreakError):
         return error
     if is_connection_failure(error):
-        return DatabaseUnavailable(hint="Send it again after a second.")
+        return unavailable(error, hint="Send it again after a second.")
     log.error("failure", request_id=request_id, exc_info=error)
     return Failure(hint="Send it again later; if it fails again, tell the operators the id.")
