@@ -41,6 +41,7 @@ check: $(SYNCED) ## format, lint, types, import contracts, documents
 	@$(RUN) ruff format --check
 	@$(RUN) ruff check
 	@$(RUN) pyright
+	@$(RUN) pyright --project pyright.tests.json bench $$(grep -rl --include='*.py' 'mark\.full' tests)
 	@.venv/bin/lint-imports --no-logo
 	@$(RUN) pytest -q tests/architecture
 

@@ -82,7 +82,10 @@ async def every_role(site: Site) -> str:
 
 @pytest.mark.parametrize(
     "examples",
-    [15, pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(1_200)])],
+    [
+        pytest.param(15, marks=pytest.mark.timeout(300)),
+        pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(1_200)]),
+    ],
 )
 def test_no_request_breaks_the_server_or_its_promises(
     site: Site, tmp_path: Path, examples: int

@@ -65,6 +65,15 @@ def test_gates_are_asked_shown_and_told(place: Place, release: str) -> None:
         assert get("0" * 8 + "-0000-0000-0000-" + "0" * 12).status_code == 404
         assert get("nonsense").status_code == 404
         assert get(release, service).status_code == 403
+        headers = {"Authorization": f"Bearer {key}"}
+        address = f"{url}/v1/releases/{release}/gates"
+        asked = httpx.post(address, json={"stage": "canary"}, headers=headers, timeout=60).json()
+        assert (asked["is_passed"], asked["stage"]) == (True, "canary")
+        assert asked["evaluation_id"] == get(release).json()["canary"]["evaluation_id"]
+        assert [gate["gate"] for gate in asked["results"]["gates"]] == [
+            gate["gate"] for gate in told["gates"]
+        ]
+        assert asked["results"]["evidence"] == told["evidence"]
 
 
 def test_a_gate_that_blocks_ends_with_the_code_of_conflicts(place: Place, release: str) -> None:

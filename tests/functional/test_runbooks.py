@@ -203,7 +203,7 @@ def coming(simulation: Simulation) -> Iterator[bytes]:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_500)
 def test_the_runbooks_do_what_they_say(first: Machine, second: Machine) -> None:
     installed = first.production()
     first.follow("promotion.md", 0, 1)

@@ -21,6 +21,8 @@ from tests.keys import KEYRING
 from tests.shadowed import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submission, submit
 from tests.store_samples import feature
 
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.decide import decide_stored
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.stored import StoredTicket, columns
@@ -30,6 +32,8 @@ from tiebreak.decisions.batcher import Pending
 from tiebreak.decisions.replay import COMPARED, Cause, replay
 from tiebreak.decisions.rows import CANARY_FAILED, decision_rows, is_standing_in
 from tiebreak.decisions.service import DecisionService
+from tiebreak.decisions.upkeep import Upkeep
+from tiebreak.registry.models import Catalogue
 from tiebreak.release import canary
 from tiebreak.release.approvals import NotApproved, approve
 from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
@@ -122,6 +126,29 @@ async def test_a_canary_decides_its_share_by_ticket_and_keeps_it_as_the_share_gr
     await service.active.refresh()
     answers = await submit(service, range(300))
     assert release.policy_hash not in {a["policy_hash"] for a in answers}
+
+
+async def test_the_model_of_a_canary_is_in_use_for_as_long_as_it_decides(
+    site: Site, service: DecisionService, settings: Settings
+) -> None:
+    release = await started(site, service, 20)
+    digest = (await site.office.library.parts(release.policy_hash)).bundle_digest
+    assert digest is not None
+    artifacts = ArtifactStore.of(settings)
+    catalogue = Catalogue(site.office.db, artifacts, BundleKeys.of(KEYRING), KEYRING)
+    assert service.active.bundles() == (digest,)
+    assert [model.uses for model in await catalogue.list()] == [(f"{NAME}: canary",)]
+    upkeep = Upkeep(artifacts, service.active)
+    await upkeep.look()
+    assert upkeep.problems == ()
+    (settings.artifacts_dir / "bundles" / f"{digest}.bundle").unlink()
+    await upkeep.look()
+    assert [problem.code for problem in upkeep.problems] == ["bundle_missing"]
+    await canary.stop(site.office, release.release_id, actor="ann", reason="test")
+    await service.active.refresh()
+    assert service.active.bundles() == ()
+    await upkeep.look()
+    assert upkeep.problems == ()
 
 
 async def test_the_share_is_independent_of_the_audit_sample(

@@ -67,11 +67,14 @@ class Active:
         history = self.policy.features_plan.history
         return replace(self, history=history, canary=None, canary_problem=None)
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """Production's, and the canary's where there is one."""
+        return (self.policy,) if self.canary is None else (self.policy, self.canary.policy)
+
     def policy_of(self, policy_hash: str) -> Policy | None:
         """The policy of this hash where it is production's or the canary's."""
-        if self.canary is not None and self.canary.policy.hash == policy_hash:
-            return self.canary.policy
-        return self.policy if self.policy.hash == policy_hash else None
+        return next((policy for policy in self.policies if policy.hash == policy_hash), None)
 
 
 class ActivePolicies:
@@ -115,8 +118,8 @@ class ActivePolicies:
         self._forged = forged
 
     def bundles(self) -> tuple[str, ...]:
-        """Digests of the bundles that decide now."""
-        found = {active.policy.parts.bundle_digest for active in self._active.values()}
+        """Digests of the bundles that decide now, canaries' too."""
+        found = {policy.parts.bundle_digest for a in self._active.values() for policy in a.policies}
         return tuple(sorted(digest for digest in found if digest is not None))
 
     async def _install(self, release: ReleaseRecord) -> None:
@@ -139,7 +142,7 @@ class ActivePolicies:
             problem = Problem(f"workflows.{workflow}.canary", *_told(record))
             self._active[workflow] = replace(active.without_canary(), canary_problem=problem)
             return
-        if record is None or not record.percent or record.production_seq != active.release.seq:
+        if record is None or not record.decides_beside(active.release.seq):
             if active.canary is not None or active.canary_problem is not None:
                 self._active[workflow] = active.without_canary()
             return

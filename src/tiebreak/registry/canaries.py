@@ -28,10 +28,7 @@ class ForgedCanary(IntegrityFailure):
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """The newest canary record of a workflow.
-
-    It decides tickets only while `production_seq` is the newest release record's `seq`.
-    """
+    """The newest canary record of a workflow."""
 
     workflow: str
     seq: int
@@ -42,6 +39,10 @@ class Canary:
     percent: int  # of the tickets, by their hash; 0: none
     author: str
     created_at: datetime
+
+    def decides_beside(self, seq: int) -> bool:
+        """Whether it decides tickets while the newest release record has this number."""
+        return self.percent > 0 and self.production_seq == seq
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from tiebreak.bundles.format import open_bundle
 from tiebreak.bundles.signing import BundleKeys, signed_by
 from tiebreak.core.model import MANIFEST
 from tiebreak.errors import TiebreakError
+from tiebreak.registry.canaries import Canary, newest
 from tiebreak.registry.records import ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
@@ -163,9 +164,19 @@ class Catalogue:
     async def _uses(self) -> dict[str, list[str]]:
         """For each digest where it is in use: `locate: production`."""
         found: dict[str, list[str]] = {}
+        shares = await newest(self.db, self.keyring)
         for workflow, release in sorted((await current(self.db, self.keyring)).items()):
-            if isinstance(release, ReleaseRecord) and release.bundle_digest:
+            if not isinstance(release, ReleaseRecord):
+                continue
+            if release.bundle_digest:
                 found.setdefault(release.bundle_digest, []).append(f"{workflow}: production")
+            share = shares.get(workflow)
+            if (
+                isinstance(share, Canary)
+                and share.decides_beside(release.seq)
+                and share.bundle_digest
+            ):
+                found.setdefault(share.bundle_digest, []).append(f"{workflow}: canary")
         versions = tables.workflow_versions.c.workflow
         async with self.db.read() as conn:
             workflows = (await conn.execute(select(versions).distinct())).scalars().all()
