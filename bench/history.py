@@ -71,7 +71,7 @@ async def _measure(
     ours, first, raw = dict[str, float](), dict[str, float](), dict[str, float]()
     try:
         for rows in ROWS:
-            name = f"bench-{rows}"
+            name = f"bench_{rows}"
             await conn.execute(_LOG, name, rows, ENTITIES, UNTIL, timeout=1_200)
             await conn.execute(_EVENTS, timeout=1_200)
             await conn.execute(_FILL, name, timeout=1_200)
