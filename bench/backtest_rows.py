@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
+from bench import snapshots
 from bench.stage import DEPTH, SLOW, TREES, Stage
 from tiebreak.cli.session import opened
 from tiebreak.core.model import Model
@@ -17,7 +16,6 @@ from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry import records
 from tiebreak.settings import Settings
 from tiebreak.training.fit import Parameters
-from tiebreak.training.snapshot import read_snapshot
 from tiebreak.training.train import train
 
 Row = dict[str, Any]
@@ -41,27 +39,14 @@ def trained_with_text(staged: Stage) -> dict[str, bytes]:
     """The parts of a model of as many trees as the one in production, with one text feature."""
     policy, _ = policy_and_rows(staged, 1)
     workflow = policy.workflow.model_copy(update={"features": (*policy.workflow.features, TEXT)})
-    with stack(Settings(data_dir=staged.data_dir)) as services:
-        snapshot = asyncio.run(_snapshot(services, replace(policy, workflow=workflow)))
-    as_of = snapshot.as_of.sort()
+    snapshot, valid_from = snapshots.read(staged, workflow, policy.rules)
     parameters = Parameters(
-        valid_from=as_of[int(len(as_of) * 0.8)], rounds=TREES, max_depth=DEPTH, learning_rate=SLOW
+        valid_from=valid_from, rounds=TREES, max_depth=DEPTH, learning_rate=SLOW
     )
     result = train(snapshot, parameters, lambda _s, _x: None, fingerprint=engine_fingerprint().hash)
     if result.manifest["trees"] != TREES:
         raise RuntimeError(f"the model has {result.manifest['trees']} trees")
     return result.parts
-
-
-async def _snapshot(services: Services, policy: Policy) -> Any:
-    async with opened(services, "") as session:
-        return await read_snapshot(
-            session.db,
-            policy.workflow,
-            known_by=datetime.now(UTC),
-            entity_secret=session.keyring.entity_key,
-            rules=policy.rules,
-        )
 
 
 async def _read(services: Services, workflow: str, count: int) -> tuple[Policy, list[Row]]:

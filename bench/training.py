@@ -8,7 +8,6 @@ judged once, on the latest fifth.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 import time
@@ -24,8 +23,7 @@ from bench import alternatives
 from bench.memory import watched
 from bench.stage import Stage, stage
 
-SEARCH_SECONDS = 90.0
-VALIDATION_SHARE = 0.2
+SEARCH_SECONDS = 60.0
 CORES = 2
 PARTS = ("training", "tuning", "validation")
 
@@ -54,18 +52,16 @@ def run() -> dict[str, Any]:
 
 def _ours(staged: Stage, folder: Path) -> dict[str, Any]:
     """Train, and leave the parts of the split in the folder; in a process of its own."""
+    from bench import snapshots
     from tiebreak.fingerprint import engine_fingerprint
     from tiebreak.training.fit import Parameters
     from tiebreak.training.prepare import split_by_time
     from tiebreak.training.train import train
+    from tiebreak.workflows.check import check_folder
 
-    snapshot = asyncio.run(_snapshot(staged))
-    as_of = snapshot.as_of.sort()
-    parameters = Parameters(
-        valid_from=as_of[int(len(as_of) * (1 - VALIDATION_SHARE))],
-        family="best",
-        tune_seconds=SEARCH_SECONDS,
-    )
+    workflow, rules = check_folder(alternatives.ROOT / "workflows" / staged.workflow).sound()
+    snapshot, valid_from = snapshots.read(staged, workflow, rules)
+    parameters = Parameters(valid_from=valid_from, family="best", tune_seconds=SEARCH_SECONDS)
     split = split_by_time(snapshot, parameters)
     names = [feature.name for feature in snapshot.workflow.features]
     for part in PARTS:
@@ -83,26 +79,6 @@ def _ours(staged: Stage, folder: Path) -> dict[str, Any]:
         "trials": result.manifest["parameters"]["trials"],
         **_told(result.metrics),
     }
-
-
-async def _snapshot(staged: Stage) -> Any:
-    from datetime import UTC, datetime
-
-    from tiebreak.cli.session import opened
-    from tiebreak.embedded.stack import stack
-    from tiebreak.settings import Settings
-    from tiebreak.training.snapshot import read_snapshot
-    from tiebreak.workflows.check import check_folder
-
-    workflow, _ = check_folder(alternatives.ROOT / "workflows" / staged.workflow).sound()
-    with stack(Settings(data_dir=staged.data_dir)) as services:
-        async with opened(services, "") as session:
-            return await read_snapshot(
-                session.db,
-                workflow,
-                known_by=datetime.now(UTC),
-                entity_secret=session.keyring.entity_key,
-            )
 
 
 def _judged(folder: Path) -> dict[str, float]:
