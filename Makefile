@@ -46,6 +46,7 @@ check: $(SYNCED) ## format, lint, types, import contracts, documents
 	@$(RUN) pytest -q tests/architecture
 
 bench: $(SYNCED) ## run the benchmarks into bench/results.json
+	@UV_PROJECT_ENVIRONMENT=.venv/alternatives $(UV) sync --frozen --quiet --group alternatives
 	@$(RUN) bench
 
 clean: ## stop what runs here and remove environment and caches; data in .tiebreak stays

@@ -27,6 +27,7 @@ NAMES = (
     "demote",
     "gates",
     "shadow",
+    "training",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

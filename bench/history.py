@@ -71,12 +71,13 @@ async def _measure(
     ours, first, raw = dict[str, float](), dict[str, float](), dict[str, float]()
     try:
         for rows in ROWS:
-            name = f"bench-{rows}"
-            await conn.execute(_LOG, name, rows, ENTITIES, UNTIL, timeout=1_200)
-            await conn.execute(_EVENTS, timeout=1_200)
+            await conn.execute(_LOG, f"bench_{rows}", rows, ENTITIES, UNTIL, timeout=1_200)
+        await conn.execute("VACUUM ANALYZE history_log", timeout=1_200)
+        for rows in ROWS:
+            name = f"bench_{rows}"
+            await conn.execute(_EVENTS)
             await conn.execute(_FILL, name, timeout=1_200)
             await conn.execute(_INDEX, timeout=1_200)
-            await conn.execute("VACUUM ANALYZE history_log", timeout=1_200)
             ours[str(rows)], first[str(rows)] = await _ours(conn, name)
             raw[str(rows)] = await _raw(conn)
             await conn.execute("DROP TABLE bench_events")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import AsyncGenerator
@@ -219,6 +220,15 @@ async def test_texts_arrive_as_they_are_whatever_the_pieces(
         found = await texts(db, query, given, schema=schema, keep=lambda part: part)
         assert found.rows() == rows
         assert found.schema == schema
+
+
+def test_a_piece_ends_with_a_whole_row() -> None:
+    rows = (b'1,"a\nb"\n', b'2,""\n', b"3,\n", b'4,"""\n"\n', b'5,"\n"""\n')
+    ends = list(itertools.accumulate(map(len, rows), initial=0))
+    whole = b"".join(rows)
+    for length in range(len(whole) + 1):
+        expected = max(end for end in ends if end <= length)
+        assert columns._whole_rows(bytearray(whole[:length])) == expected
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
