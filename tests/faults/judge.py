@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import httpx
 from tests.faults.ledger import Answer, Ledger, canonical
-from tests.faults.load import WORKFLOW
+from tests.faults.load import BOSTON
 from tests.faults.stacks import Stack
 
 from tiebreak.embedded.stack import DATABASE
@@ -96,9 +96,9 @@ class Judge:
         connection = await asyncpg.connect(self.stack.server().url(DATABASE))
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                tickets = await connection.fetch(_TICKETS, WORKFLOW)
-                decisions = await connection.fetch(_DECISIONS, WORKFLOW)
-                outcomes = await connection.fetch(_OUTCOMES, WORKFLOW)
+                tickets = await connection.fetch(_TICKETS, BOSTON.workflow)
+                decisions = await connection.fetch(_DECISIONS, BOSTON.workflow)
+                outcomes = await connection.fetch(_OUTCOMES, BOSTON.workflow)
         finally:
             await connection.close()
         by_ticket: dict[str, list[str]] = {}
@@ -145,7 +145,7 @@ def resent(stack: Stack, tickets: Sequence[Answer]) -> dict[str, str]:
             left = [ticket for ticket in tickets if ticket["ticket_id"] not in told]
             if not left:
                 break
-            path = f"{stack.address()}/v1/workflows/{WORKFLOW}/decisions:batch"
+            path = f"{stack.address()}/v1/workflows/{BOSTON.workflow}/decisions:batch"
             body = "\n".join(map(json.dumps, left[:LINES])).encode()
             try:
                 answer = http.post(path, content=body)

@@ -13,7 +13,7 @@ from itertools import count
 from tests.faults.judge import Judge
 from tests.faults.kinds import KINDS, Fault, Site
 from tests.faults.ledger import moment
-from tests.faults.load import Load
+from tests.faults.load import BOSTON, Load
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(site: Site, names: Sequence[str], seed: int, *, look_every: int) -> str:
     """Rounds of these faults in this order. Raises AssertionError with seed and round."""
     figures, begun = Figures(), time.monotonic()
     chance = random.Random(seed)
-    with Load(site, f"s{seed}", seed) as load:
+    with Load(site, BOSTON, f"s{seed}", seed) as load:
         judge = Judge(site, load.ledger, chance)
         await_served(site, load, moment(), "at the start")
         for number, name in enumerate(names, 1):
