@@ -16,7 +16,7 @@ from tests.faults.ledger import Answer, Ledger, moment
 from tests.faults.stacks import Stack
 
 LINES = 80
-VOLLEY_SECONDS = 2.0  # between bulk requests, which come together, so that batches grow large
+VOLLEY_SECONDS = 3.0  # between bulk requests, which come together, so that batches grow large
 PAUSE_SECONDS = 0.05
 AWAY_SECONDS = 0.1
 TIMEOUT_SECONDS = 60.0
