@@ -17,7 +17,7 @@ from tests.faults.load import BOSTON, Load
 
 log = logging.getLogger(__name__)
 
-RECOVER_SECONDS = 240.0
+RECOVER_SECONDS = 600.0
 LONGEST_FAULT_SECONDS = 1.0
 LONGEST_CALM_SECONDS = 0.3
 POLL_SECONDS = 0.02
