@@ -7,21 +7,21 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 import httpx
 from tests.faults.ledger import Answer, Ledger, canonical
-from tests.faults.load import WORKFLOW
+from tests.faults.load import BOSTON
 from tests.faults.stacks import Stack
 
 from tiebreak.embedded.stack import DATABASE
 
-SAMPLE = 150  # acknowledged tickets that are sent again at each look
+SAMPLE, LAST_SAMPLE = 150, 3_000  # tickets that are sent again at each look, and in the end
 LINES = 200
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0  # without any answer
 FINISH_SECONDS = 90.0  # for what was admitted and left undecided
 
 
@@ -53,8 +53,7 @@ class Judge:
         left = sorted(self._undecided & stored.undecided)
         wrong += [f"{name} has waited undecided since the last look" for name in left[:3]]
         self._undecided = stored.undecided
-        names = self.chance.sample(sorted(ledger.decisions), min(SAMPLE, len(ledger.decisions)))
-        wrong += self._asked_again(ledger, names)
+        wrong += self._asked_again(ledger, self._some(ledger.decisions, SAMPLE))
         return wrong + self._trail()
 
     def finish(self) -> list[str]:
@@ -65,12 +64,15 @@ class Judge:
         wrong = [*self.ledger.contradictions]
         wrong += [f"{name} was admitted and never decided" for name in sorted(left)[:3]]
         wrong += _compared(self.ledger.now(), self._stored())
-        wrong += self._asked_again(self.ledger.now(), sorted(self.ledger.sent))
+        wrong += self._asked_again(self.ledger.now(), self._some(self.ledger.sent, LAST_SAMPLE))
         wrong += _compared(self.ledger.now(), self._stored())
         replayed = self.stack.cli("replay", "--sample", "1000")
         if not replayed["identical"] == replayed["replayed"] > 0:
             wrong.append(f"replay: {replayed}")
         return wrong + self._trail()
+
+    def _some(self, names: Collection[str], most: int) -> list[str]:
+        return self.chance.sample(sorted(names), min(most, len(names)))
 
     def _trail(self) -> list[str]:
         try:
@@ -96,9 +98,9 @@ class Judge:
         connection = await asyncpg.connect(self.stack.server().url(DATABASE))
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                tickets = await connection.fetch(_TICKETS, WORKFLOW)
-                decisions = await connection.fetch(_DECISIONS, WORKFLOW)
-                outcomes = await connection.fetch(_OUTCOMES, WORKFLOW)
+                tickets = await connection.fetch(_TICKETS, BOSTON.workflow)
+                decisions = await connection.fetch(_DECISIONS, BOSTON.workflow)
+                outcomes = await connection.fetch(_OUTCOMES, BOSTON.workflow)
         finally:
             await connection.close()
         by_ticket: dict[str, list[str]] = {}
@@ -145,7 +147,7 @@ def resent(stack: Stack, tickets: Sequence[Answer]) -> dict[str, str]:
             left = [ticket for ticket in tickets if ticket["ticket_id"] not in told]
             if not left:
                 break
-            path = f"{stack.address()}/v1/workflows/{WORKFLOW}/decisions:batch"
+            path = f"{stack.address()}/v1/workflows/{BOSTON.workflow}/decisions:batch"
             body = "\n".join(map(json.dumps, left[:LINES])).encode()
             try:
                 answer = http.post(path, content=body)
@@ -155,6 +157,7 @@ def resent(stack: Stack, tickets: Sequence[Answer]) -> dict[str, str]:
             for line in answer.text.splitlines() if answer.status_code == 200 else ():
                 each = json.loads(line)
                 if each["status"] == 200:
+                    end = time.monotonic() + PATIENCE_SECONDS
                     told[each["decision"]["ticket_id"]] = canonical(each["decision"])
     return told
 

@@ -25,6 +25,7 @@ class Ledger:
     reports: dict[str, Answer] = field(default_factory=dict)  # sent outcomes by ticket
     outcomes: dict[str, tuple[int, str]] = field(default_factory=dict)  # ordinal, known_at
     refusals: Counter[int] = field(default_factory=Counter)
+    breaks: Counter[str] = field(default_factory=Counter)  # requests without a whole answer
     contradictions: list[str] = field(default_factory=list)
     repeats: int = 0  # acknowledgements of what was acknowledged before
     newest: datetime = EPOCH  # `as_of` of all that was acknowledged
@@ -72,6 +73,11 @@ class Ledger:
             self.refusals[status] += 1
             if status != 503:
                 self.contradictions.append(f"refused with {status}: {body[:2000]}")
+
+    def broke_off(self, error: Exception) -> None:
+        """A request got no answer, or not all of it."""
+        with self._lock:
+            self.breaks[type(error).__name__] += 1
 
     def is_served_since(self, moment: float) -> bool:
         """Whether a request of each kind that began after this moment was acknowledged."""

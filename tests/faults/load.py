@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -14,10 +15,8 @@ import httpx
 from tests.faults.ledger import Answer, Ledger, moment
 from tests.faults.stacks import Stack
 
-WORKFLOW = "boston311"
-SINGLES, BULKS, REPORTERS = 2, 4, 1
 LINES = 80
-VOLLEY_SECONDS = 2.0  # between bulk requests, which come together, so that batches grow large
+VOLLEY_SECONDS = 3.0  # between bulk requests, which come together, so that batches grow large
 PAUSE_SECONDS = 0.05
 AWAY_SECONDS = 0.1
 TIMEOUT_SECONDS = 60.0
@@ -26,17 +25,46 @@ RETRY_SHARE = 0.5  # of what was not acknowledged is sent again until it is; the
 SERVICES = ("Illegal Parking", "Abandoned Vehicle", "Other", "Sidewalk Not Shoveled")
 
 
-class Load:
-    """The clients; they run from `start` to `stop`, and the ledger says what came of it."""
+@dataclass(frozen=True)
+class Mix:
+    """Of what kinds clients are, and what they send."""
 
-    def __init__(self, stack: Stack, name: str, seed: int) -> None:
+    workflow: str
+    fields: Callable[[random.Random, int], Answer]  # of the ticket with this number
+    singles: int
+    bulks: int = 0
+    reporters: int = 0
+
+
+def boston_fields(chance: random.Random, number: int) -> Answer:
+    """A request of a citizen; few addresses, so that histories grow."""
+    return {
+        "opened_at": "2026-01-02T10:00:00",
+        "service": chance.choice(SERVICES),
+        "description": f"Car on the sidewalk, {number}",
+        "address": f"{chance.randrange(5000)} Main St",
+        "lat": round(chance.uniform(42.2, 42.4), 4),
+        "lon": round(chance.uniform(-71.2, -71.0), 4),
+        "has_photo": number % 2 == 0,
+    }
+
+
+BOSTON = Mix("boston311", boston_fields, singles=2, bulks=4, reporters=1)
+
+
+class Load:
+    """The clients, for as long as the block runs; the ledger says what came of it."""
+
+    def __init__(self, stack: Stack, mix: Mix, name: str, seed: int) -> None:
         self._stack = stack
+        self._mix = mix
         self._name = name
         self._numbers = count()
         self._stop = threading.Event()
         self.ledger = Ledger()
         self.failures: list[BaseException] = []
-        runs = [self._single] * SINGLES + [self._bulk] * BULKS + [self._report] * REPORTERS
+        runs = [self._single] * mix.singles + [self._bulk] * mix.bulks
+        runs += [self._report] * mix.reporters
         self._threads = [
             threading.Thread(target=self._run, args=(run, random.Random(f"{seed}-{i}")))
             for i, run in enumerate(runs)
@@ -48,10 +76,6 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Let every client finish what it has begun."""
         self._stop.set()
         for thread in self._threads:
             thread.join(2 * TIMEOUT_SECONDS)
@@ -73,7 +97,8 @@ class Load:
             begun = moment()
             try:
                 answer = http.post(self._path("decisions"), json=ticket)
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
+                self.ledger.broke_off(error)
                 time.sleep(AWAY_SECONDS)
             else:
                 if answer.status_code == 200:
@@ -93,7 +118,8 @@ class Load:
             try:
                 if self._send_lines(http, lines, moment()):
                     return
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
+                self.ledger.broke_off(error)
                 time.sleep(AWAY_SECONDS)
             if chance.random() > RETRY_SHARE:
                 return
@@ -131,7 +157,8 @@ class Load:
             begun = moment()
             try:
                 answer = http.post(self._path(f"tickets/{name}/outcomes"), json=report)
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
+                self.ledger.broke_off(error)
                 time.sleep(AWAY_SECONDS)
             else:
                 if answer.status_code == 201:
@@ -152,19 +179,11 @@ class Load:
                 return earlier
         ticket = {
             "ticket_id": f"{self._name}-{number}",
-            "fields": {
-                "opened_at": "2026-01-02T10:00:00",
-                "service": chance.choice(SERVICES),
-                "description": f"Car on the sidewalk, {number}",
-                "address": f"{chance.randrange(5000)} Main St",
-                "lat": round(chance.uniform(42.2, 42.4), 4),
-                "lon": round(chance.uniform(-71.2, -71.0), 4),
-                "has_photo": number % 2 == 0,
-            },
+            "fields": self._mix.fields(chance, number),
         }
         self.ledger.send(ticket)
         return ticket
 
     def _path(self, end: str) -> str:
         """An address as the supervisor tells it now: a new start may take another port."""
-        return f"{self._stack.address() or 'http://127.0.0.1:9'}/v1/workflows/{WORKFLOW}/{end}"
+        return f"{self._stack.address() or 'http://127.0.0.1:9'}/v1/workflows/{self._mix.workflow}/{end}"

@@ -13,11 +13,11 @@ from itertools import count
 from tests.faults.judge import Judge
 from tests.faults.kinds import KINDS, Fault, Site
 from tests.faults.ledger import moment
-from tests.faults.load import Load
+from tests.faults.load import BOSTON, Load
 
 log = logging.getLogger(__name__)
 
-RECOVER_SECONDS = 240.0
+RECOVER_SECONDS = 600.0
 LONGEST_FAULT_SECONDS = 1.0
 LONGEST_CALM_SECONDS = 0.3
 POLL_SECONDS = 0.02
@@ -67,7 +67,7 @@ def run(site: Site, names: Sequence[str], seed: int, *, look_every: int) -> str:
     """Rounds of these faults in this order. Raises AssertionError with seed and round."""
     figures, begun = Figures(), time.monotonic()
     chance = random.Random(seed)
-    with Load(site, f"s{seed}", seed) as load:
+    with Load(site, BOSTON, f"s{seed}", seed) as load:
         judge = Judge(site, load.ledger, chance)
         await_served(site, load, moment(), "at the start")
         for number, name in enumerate(names, 1):

@@ -23,7 +23,7 @@ from tiebreak.embedded.record import RECORD, Record, read_record
 
 TIEBREAK = (str(Path(sys.executable).with_name("tiebreak")),)
 ROOT = Path(__file__).parents[2]
-READY_SECONDS = 240
+READY_SECONDS = 600
 POLL_SECONDS = 0.1
 
 

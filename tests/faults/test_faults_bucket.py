@@ -55,6 +55,7 @@ def test_a_tiebreak_outlives_its_bucket() -> None:
             stack.kill_worker()
             assert decided(stack, "three")["model"]["status"] == "scored"
             stack.kill_everything()
+            stack.start()
             after = decided(stack, "four")
             assert after["policy_hash"] == first["policy_hash"]
             assert after["model"]["status"] == "scored"

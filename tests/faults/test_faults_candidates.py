@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-import threading
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import orjson
 import pytest
+from tests.faults.load import Load, Mix
 from tests.faults.stacks import Stack
 from tests.releases import office_of
 from tests.shadowed import NAME, RULES, SAMPLE, Kind, Site, body
@@ -26,7 +26,6 @@ from tiebreak.registry import records
 from tiebreak.settings import Settings
 from tiebreak.workflows import versions
 
-CLIENTS = 2
 CAUSES: dict[Kind, str] = {"fails": "failed", "not_finite": "not_finite", "hangs": "hung"}
 
 
@@ -68,54 +67,20 @@ class Candidates(Stack):
 def stack() -> Iterator[Candidates]:
     whole = Candidates()
     try:
-        whole.start()
-        deadline = time.monotonic() + 120
-        while not whole.cli("status")["url"] and time.monotonic() < deadline:
-            time.sleep(0.2)
-        whole.prepare()
-        whole.url()
+        whole.start_prepared()
         yield whole
     finally:
         whole.close()
 
 
-class Load:
-    """Clients that send new tickets as fast as they can, and count the answers by status."""
-
-    def __init__(self, stack: Candidates) -> None:
-        self._url, self._token = stack.url(), stack.token
-        self._numbers = itertools.count()
-        self._stop = threading.Event()
-        self.statuses: list[int | str] = []
-        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self) -> None:
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        with httpx.Client(timeout=30, headers=headers) as client:
-            while not self._stop.is_set():
-                url = f"{self._url}/v1/workflows/{NAME}/decisions"
-                try:
-                    answer = client.post(url, content=body(next(self._numbers)))
-                except httpx.HTTPError as error:
-                    self.statuses.append(type(error).__name__)
-                else:
-                    self.statuses.append(answer.status_code)
+def fields(_chance: random.Random, number: int) -> dict[str, Any]:
+    return orjson.loads(body(number))["fields"]
 
 
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_bad_candidates_end_in_quarantine_and_no_request_fails(stack: Candidates) -> None:
-    with Load(stack) as load:
+    with Load(stack, Mix(NAME, fields, singles=2), "t", 1) as load:
         for kind in CAUSES:
             stack.cli("release", "shadow", "start", stack.releases[kind])
         deadline = time.monotonic() + 200
@@ -124,8 +89,14 @@ def test_bad_candidates_end_in_quarantine_and_no_request_fails(stack: Candidates
             assert time.monotonic() < deadline, found
             time.sleep(0.5)
             found = stack.shadows()
-    assert set(load.statuses) == {200}
-    assert len(load.statuses) > 200
+    ledger = load.ledger
+    assert [load.failures, ledger.contradictions, ledger.refusals, ledger.breaks] == [
+        [],
+        [],
+        {},
+        {},
+    ]
+    assert len(ledger.decisions) > 200
     causes = {kind: found[release]["error"]["cause"] for kind, release in stack.releases.items()}
     assert causes == CAUSES
     assert not _shadow_workers(stack)

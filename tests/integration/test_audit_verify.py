@@ -16,8 +16,9 @@ from tests.databases import DatabaseUrls
 from tests.s3 import S3
 from tests.store_samples import NAME, admit, decide, record, ticket, told
 
-from tiebreak.audit import checkpoints
+from tiebreak.audit import checkpoints, crosschecks
 from tiebreak.audit.checkpoints import LanesContradicted
+from tiebreak.audit.crosschecks import CrossCheck
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -61,6 +62,35 @@ async def lane(db: Database, keyring: Keyring) -> Lane:
 @pytest.fixture
 async def check(db: Database, artifacts: ArtifactStore, keyring: Keyring) -> Callable[[], Any]:
     return lambda: verify(db, artifacts, keyring)
+
+
+@pytest.mark.parametrize("check", crosschecks.CROSS_CHECKS, ids=lambda c: f"{c.cause}-{c.table}")
+async def test_no_check_compares_every_key_with_every_record(
+    check: CrossCheck, many: asyncpg.Connection
+) -> None:
+    plan = orjson.loads(
+        await many.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {check.statement}", 100)
+    )
+    assert compared_in_vain(plan[0]["Plan"]) < 10 * MANY
+
+
+def compared_in_vain(node: dict[str, Any]) -> float:
+    """Pairs of rows that the plan's joins looked at and dropped."""
+    own = node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"]
+    return own + sum(compared_in_vain(each) for each in node.get("Plans", ()))
+
+
+MANY = 3_000
+
+
+@pytest.fixture
+async def many(db: Database, keyring: Keyring, attacker: asyncpg.Connection) -> asyncpg.Connection:
+    """Many decided tickets, of which the planner knows."""
+    lane = await Lane.open(db, "admission", keyring)
+    batch = await admit(lane, keyring, *(ticket(f"T{i}", depth=1) for i in range(MANY)))
+    await decide(lane, *batch.tickets)
+    await attacker.execute("ANALYZE")
+    return attacker
 
 
 @pytest.fixture
