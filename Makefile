@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else comes from the lock file.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check bench clean clean-data
+.PHONY: help setup demo test test-full check bench results clean clean-data
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -48,6 +48,10 @@ check: $(SYNCED) ## format, lint, types, import contracts, documents
 bench: $(SYNCED) ## run the benchmarks into bench/results.json
 	@UV_PROJECT_ENVIRONMENT=.venv/alternatives $(UV) sync --frozen --quiet --group alternatives
 	@$(RUN) bench
+
+results: $(SYNCED) ## make docs/results.md again from real tickets; DATA=folder says where they are
+	@test -d "$(DATA)" || { echo "make results DATA=folder: where boston311/ and itsm/ are"; exit 2; }
+	@$(RUN) bench.real "$(DATA)"
 
 clean: ## stop what runs here and remove environment and caches; data in .tiebreak stays
 	@if [ -x .venv/bin/tiebreak ] && [ -d .tiebreak ]; then .venv/bin/tiebreak down || true; fi

@@ -23,7 +23,7 @@ from tiebreak.training.export import to_onnx
 from tiebreak.training.fit import FAMILIES, Booster, Family, Parameters, TooDeep
 from tiebreak.training.fitted import NothingLearnt
 from tiebreak.training.parity import TOLERANCE, ExportRefused, prove_parity
-from tiebreak.training.prepare import TooLittleData, split_by_time
+from tiebreak.training.prepare import TooLittleData, folds, split_by_time
 from tiebreak.training.train import TrainingResult, train
 
 LIBRARIES = {
@@ -182,6 +182,18 @@ def test_labels_not_yet_known_at_the_cut_neither_train_nor_validate() -> None:
     before = pl.concat([split.training.as_of, split.tuning.as_of])
     assert before.max() <= VALID_FROM - timedelta(days=30)
     assert split.validation.as_of.min() >= VALID_FROM
+
+
+def test_tickets_before_train_from_are_in_no_part_and_in_no_fold() -> None:
+    since = START + (VALID_FROM - START) / 4
+    whole, late = parameters(), replace(parameters(), train_from=since)
+    split = split_by_time(snapshot(), late)
+    assert split_by_time(snapshot(), whole).training.as_of.min() < since
+    assert split.training.as_of.min() >= since
+    assert split.validation.as_of.min() >= VALID_FROM
+    assert all(fold.training.as_of.min() >= since for fold in folds(snapshot(), late, 2))
+    assert "train_from" not in whole.listed()
+    assert late.listed()["train_from"] == since
 
 
 @pytest.mark.parametrize("label", [False, True])

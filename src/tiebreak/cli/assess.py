@@ -9,13 +9,23 @@ from typing import Annotated
 
 import typer
 
-from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.output import JsonOption, Output, short, table
 from tiebreak.cli.session import DATES, PersonOption, Session, act
+from tiebreak.core.policy import Policy
 from tiebreak.decisions.assessment import FIGURES, Assessment, assess
+from tiebreak.errors import Conflict
+from tiebreak.registry import records
+from tiebreak.registry.candidates import Changes, candidate
 from tiebreak.training.resampling import Figure
 from tiebreak.workflows import versions
 
 NAMES = {"auc": "AUC", "pr_auc": "PR-AUC", "brier": "Brier score"}
+
+
+class ModelBesideUnfit(Conflict):
+    """The other model cannot score the tickets of the policy in production."""
+
+    code = "model_beside_unfit"
 
 
 def command(
@@ -25,6 +35,13 @@ def command(
     ] = datetime(1970, 1, 1),  # noqa: DTZ001 - read as UTC below
     until: Annotated[
         datetime | None, typer.Option(formats=DATES, help="End of `as_of` (UTC); default: now.")
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Digest of another model, or its first digits: the same tickets by that one.",
+        ),
     ] = None,
     person: PersonOption = None,
     json: JsonOption = False,
@@ -46,6 +63,8 @@ def command(
             since=since.replace(tzinfo=UTC),
             until=end,
             known_by=now,
+            beside=None if beside is None else await _policy(session, workflow, beside),
+            entity_secret=session.keyring.entity_key,
         )
 
     found = act(person, work)
@@ -63,17 +82,47 @@ def command(
         (NAMES[name], *(_figure(found.figures[of][name]) for of in found.figures))
         for name in FIGURES
     ]
+    if found.beside is not None:
+        compared = [
+            (
+                *row,
+                _figure(found.beside["figures"][name]),
+                _figure(found.beside["difference"][name]),
+            )
+            for row, name in zip(compared, FIGURES, strict=True)
+        ]
+    also = (
+        ()
+        if found.beside is None
+        else (f"model {short(found.beside['bundle_digest'])}", "difference")
+    )
     output = Output(as_json=json)
     output.result(
         asdict(found),
         table(title, ("", ""), rows),
         table(
             f"95% intervals, by {found.resamples:,} resamples of the tickets",
-            ("", "model", "rules alone", "difference"),
+            ("", "model", "rules alone", "difference", *also),
             compared,
         ),
     )
     output.note("The rules' Brier score is the best that any reading of their verdicts could have.")
+
+
+async def _policy(session: Session, workflow: str, digest: str) -> Policy:
+    """The policy in production with another model. Raises `ModelBesideUnfit` and others."""
+    now = (await records.current(session.db, session.keyring)).get(workflow)
+    if isinstance(now, records.ForgedRelease):
+        raise now
+    library = session.library()
+    parts = None if now is None else await library.parts(now.policy_hash)
+    recipe = await candidate(
+        session.db, library, session.artifacts, workflow, parts, Changes(bundle=digest)
+    )
+    loaded = await library.build(recipe.parts)
+    if loaded.problem is not None:
+        raise ModelBesideUnfit(loaded.problem.message, hint=loaded.problem.hint)
+    return loaded.policy
 
 
 def _figure(figure: Figure) -> str:

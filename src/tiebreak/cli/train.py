@@ -55,6 +55,12 @@ def command(
             help="Tickets from then on (UTC) only validate; default: the latest fifth.",
         ),
     ] = None,
+    train_from: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=DATES, help="Leave out tickets before then (UTC), such as before a change."
+        ),
+    ] = None,
     family: Annotated[
         FamilyChoice | None,
         typer.Option(help="`best` trains all but `ebm`, takes the best; default: the workflow's."),
@@ -98,6 +104,7 @@ def command(
     parameters = replace(
         DEFAULTS,
         seed=seed,
+        train_from=_utc(train_from),
         rounds=trees,
         max_depth=depth,
         learning_rate=learning_rate,

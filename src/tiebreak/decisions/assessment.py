@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiebreak.core.policy import Policy
 from tiebreak.core.workflow import Workflow
+from tiebreak.decisions.beside import scored_beside
 from tiebreak.errors import NotFound
 from tiebreak.store import reading
 from tiebreak.store.database import Database
@@ -38,7 +40,8 @@ class Assessment:
     `figures` holds FIGURES with the bounds of 95% of `resamples` of the tickets: of the `model`, of
     the `rules`, and the `difference` of the two on the same resamples. The rules rank by band, then
     points. They name no probabilities: their Brier score is the best that any reading of their
-    verdicts could have had.
+    verdicts could have had. `beside` tells of another policy's model on the same tickets:
+    `figures`, the `difference` that production's model is more, and `microseconds_a_ticket`.
     """
 
     workflow: str
@@ -46,6 +49,7 @@ class Assessment:
     until: datetime
     model: Metrics
     figures: Mapping[str, Mapping[str, Figure]]
+    beside: Mapping[str, Any] | None = None
     resamples: int = RESAMPLES
     seed: int = SEED
 
@@ -61,17 +65,34 @@ class Assessed:
 
 
 async def assess(
-    db: Database, workflow: Workflow, *, since: datetime, until: datetime, known_by: datetime
+    db: Database,
+    workflow: Workflow,
+    *,
+    since: datetime,
+    until: datetime,
+    known_by: datetime,
+    beside: Policy | None = None,
+    entity_secret: bytes = b"",
 ) -> Assessment:
-    """Compare decisions with what was known by `known_by`. Raises `NothingToAssess`, `NoLabel`."""
+    """Compare decisions with what was known by `known_by`, and with the model of another policy.
+
+    That one reads context by `entity_secret`. Raises `NothingToAssess`, `NoLabel`, `NoModelBeside`.
+    """
     found = await read_assessed(db, workflow, since=since, until=until, known_by=known_by)
-    ones = np.ones(len(found.truth))
+    told = None
+    if beside is not None:
+        other = await scored_beside(db, beside, found.rows, entity_secret)
+        told = figures_beside(found, other.scores) | {
+            "bundle_digest": beside.parts.bundle_digest,
+            "microseconds_a_ticket": other.microseconds_a_ticket,
+        }
     return Assessment(
         workflow=workflow.name,
         since=since,
         until=until,
-        model=evaluate(found.scores, found.truth.astype(np.float32), ones),
+        model=evaluate(found.scores, found.truth.astype(np.float32), np.ones(len(found.truth))),
         figures=figures_of(found),
+        beside=told,
     )
 
 
@@ -121,6 +142,31 @@ def figures_of(found: Assessed) -> dict[str, dict[str, Figure]]:
         "rules": {name: told[f"rules.{name}"].figure() for name in FIGURES},
         "difference": {
             name: told[f"model.{name}"].less(told[f"rules.{name}"]).figure() for name in FIGURES
+        },
+    }
+
+
+def figures_beside(found: Assessed, scores: Floats) -> dict[str, Any]:
+    """FIGURES of another model, and what the model in production is more, with intervals.
+
+    Tickets without a score of the other one (NaN) are left out of both.
+    """
+    has = ~np.isnan(scores)
+    truth = found.truth[has]
+    measures: dict[str, Measure] = {}
+    for name, of in (("model", found.scores), ("other", scores)):
+        ranked = Ranked.of(of[has], truth)
+        measures |= {
+            f"{name}.auc": ranked.auc,
+            f"{name}.pr_auc": ranked.pr_auc,
+            f"{name}.brier": ranked.brier,
+        }
+    told = drawn(measures, np.ones(len(truth)), SEED, RESAMPLES)
+    return {
+        "tickets": len(truth),
+        "figures": {name: told[f"other.{name}"].figure() for name in FIGURES},
+        "difference": {
+            name: told[f"model.{name}"].less(told[f"other.{name}"]).figure() for name in FIGURES
         },
     }
 

@@ -206,7 +206,9 @@ async def scores(db: Database, workflow: str, *, since: datetime, until: datetim
         *_ticket(ticket_keys, d.workflow, d.ticket_id), ticket_keys.c.revision > d.revision
     )
     query = (
-        select(d.ticket_id, d.as_of, d.score, d.rules_band, d.rules_points, d.band, d.route)
+        select(
+            d.ticket_id, d.revision, d.as_of, d.score, d.rules_band, d.rules_points, d.band, d.route
+        )
         .where(
             d.workflow == workflow,
             d.ordinal == 1,

@@ -34,6 +34,8 @@ class Parameters:
     time stop the training and calibrate; rows from `valid_from` on only evaluate, and judge
     between the families where `family` is `best` and nothing is tuned.
 
+    Rows with `as_of` before `train_from` are left out: what was so long ago is no longer so.
+
     `trials` or `tune_seconds` have the parameters searched; the manifest tells the number of
     trials that were made, by which such a run is repeated. `waived` names features whose leak is
     accepted, and why. `is_compared` has a report made, in which `reviews_a_day` (None: for a
@@ -52,6 +54,7 @@ class Parameters:
     feature_share: float = 0.9
     l2: float = 1.0
     tune_share: float = 0.2
+    train_from: datetime | None = None
     trials: int = 0
     tune_seconds: float | None = None
     waived: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -70,7 +73,10 @@ class Parameters:
     def listed(self) -> dict[str, Any]:
         """What a manifest says: nothing of time, nothing of what leaves the model as it is."""
         aside = ("tune_seconds", "is_compared", "reviews_a_day")
-        return {name: value for name, value in asdict(self).items() if name not in aside}
+        told = {name: value for name, value in asdict(self).items() if name not in aside}
+        if self.train_from is None:
+            del told["train_from"]  # so that the manifest, and the bytes, stay what they were
+        return told
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,10 +67,14 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
     moments = snapshot.as_of.to_physical().to_numpy()
     is_validation = (snapshot.as_of >= parameters.valid_from).to_numpy()
     before = ~is_validation
+    if parameters.train_from is not None:
+        before &= (snapshot.as_of >= parameters.train_from).to_numpy()
     if snapshot.known_at is not None:
         before &= (snapshot.known_at <= parameters.valid_from).to_numpy()
     if not before.any():
-        raise TooLittleData(hint="Choose a later valid_from: no row lies before it.")
+        raise TooLittleData(
+            hint="Choose a later valid_from, or an earlier train_from: no row is left to train on."
+        )
     border = np.quantile(moments[before], 1.0 - parameters.tune_share, method="lower")
     is_tuning = before & (moments >= border)
     split = Split(
@@ -91,7 +95,10 @@ def folds(snapshot: Snapshot, parameters: Parameters, count: int) -> list[Split]
     The later half of the rows is cut into `count` parts of equal size. Each is judged by what
     could be trained when it began: earlier rows whose labels were known by then. TooLittleData.
     """
-    earlier = snapshot.select((snapshot.as_of < parameters.valid_from).to_numpy())
+    is_earlier = (snapshot.as_of < parameters.valid_from).to_numpy()
+    if parameters.train_from is not None:
+        is_earlier &= (snapshot.as_of >= parameters.train_from).to_numpy()
+    earlier = snapshot.select(is_earlier)
     moments = earlier.as_of.sort()
     places = np.linspace(0.5, 1.0, count + 1) * len(moments)
     cuts: list[datetime] = [moments[int(place)] for place in places[:-1]]
