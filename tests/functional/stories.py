@@ -74,12 +74,15 @@ class Story:
             time.sleep(1)
         raise AssertionError(f"it still scores: {told}")
 
-    def gates(self, release: str, moment: str, *, is_passed: bool | None) -> dict[str, dict[str, Any]]:
+    def gates(
+        self, release: str, moment: str, *, is_passed: bool | None
+    ) -> dict[str, dict[str, Any]]:
         """What every gate before promotion says, by what was known by a moment."""
         code = exits.OK if is_passed else BLOCKED
         asked = ("release", "gates", release, "--stage", "promotion", "--known-by", moment)
         if is_passed is None:
             import json as _j
+
             _c, _o, _e = self.place.run(*asked, *BY, "--json")
             return {gate["gate"]: gate for gate in _j.loads(_o)["gates"]}
         told = self.place.json(*asked, *BY, code=code)

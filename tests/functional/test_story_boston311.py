@@ -106,22 +106,38 @@ def test_x(module_database_urls: DatabaseUrls, valkey_url: str, tmp_path: Path):
             story.until(f"2016-{m + 1:02d}-01", since=f"2016-{m:02d}-01")
         say("streamed till Nov")
         settings = settings_for(place.urls, tmp_path / "data")
-        leaky = copied("boston311", tmp_path / "w2", lambda n, x: declare(n, x) + ("\n  open_days: days_open\n" if n == "features.yaml" else ""))
+        leaky = copied(
+            "boston311",
+            tmp_path / "w2",
+            lambda n, x: (
+                declare(n, x) + ("\n  open_days: days_open\n" if n == "features.yaml" else "")
+            ),
+        )
         code, out, err = place.run("workflow", "check", leaky, "--json")
         say(code, out, err)
-        cheat = copied("boston311", tmp_path / "w3", lambda n, x: declare(n, x) + ("\n  is_open: status = 'open'\n" if n == "features.yaml" else ""))
+        cheat = copied(
+            "boston311",
+            tmp_path / "w3",
+            lambda n, x: (
+                declare(n, x) + ("\n  is_open: status = 'open'\n" if n == "features.yaml" else "")
+            ),
+        )
         code, out, err = place.run("workflow", "check", cheat, "--json")
         say(code, out, err)
         snap = snapshot_of(settings, "boston311", datetime(2016, 11, 1, tzinfo=UTC))
         say("snap", snap.frame.height)
         digests = {}
-        digests["crashing"] = crashing(settings, snap, told["bundle_digest"], datetime(2016, 9, 1, tzinfo=UTC))
+        digests["crashing"] = crashing(
+            settings, snap, told["bundle_digest"], datetime(2016, 9, 1, tzinfo=UTC)
+        )
         say("crashing")
         digests["shuffled"] = shuffled(settings, snap, datetime(2016, 7, 1, tzinfo=UTC))
         say("shuffled")
         releases = {}
         for name, digest in digests.items():
-            releases[name] = story.proposed("--bundle", digest, since="2016-01-01", until="2016-09-01")
+            releases[name] = story.proposed(
+                "--bundle", digest, since="2016-01-01", until="2016-09-01"
+            )
             story.shadow(releases[name], since="2016-09-01")
         say("proposed")
         place.json("workflow", "load", leaky, *BY_ANN)
@@ -129,9 +145,18 @@ def test_x(module_database_urls: DatabaseUrls, valkey_url: str, tmp_path: Path):
         say(code, out, err)
         feats = [leak["feature"] for leak in json.loads(out)["error"]["leaks"]]
         words = [w for f in feats for w in ("--waive-leakage", f)]
-        told = place.json("train", "boston311", "--as", "ann", "--reason", "it is in the export", *words)
+        told = place.json(
+            "train", "boston311", "--as", "ann", "--reason", "it is in the export", *words
+        )
         say(told["rows"], told["metrics"]["auc"], told["metrics"]["pr_auc"], told["leakage"])
-        releases["leaky"] = story.proposed("--workflow", leaky, "--bundle", told["bundle_digest"], since="2016-01-01", until="2016-09-01")
+        releases["leaky"] = story.proposed(
+            "--workflow",
+            leaky,
+            "--bundle",
+            told["bundle_digest"],
+            since="2016-01-01",
+            until="2016-09-01",
+        )
         story.shadow(releases["leaky"], since="2016-09-01")
         for name, release in releases.items():
             say(name, story.scored(release))

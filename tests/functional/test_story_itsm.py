@@ -33,17 +33,37 @@ def test_x(module_database_urls: DatabaseUrls, valkey_url: str, tmp_path: Path):
     y = DATA / "incidents.parquet"
     say(place.json("import", "itsm", y, "--known-by", "2016-04-01", "--as", "ann"))
     told = place.json("train", "itsm", "--known-by", "2016-04-01", *BY_ANN)
-    say(told["rows"], told["metrics"]["auc"], told["metrics"]["pr_auc"], told["metrics"]["mean_score"], told["metrics"]["base_rate"])
+    say(
+        told["rows"],
+        told["metrics"]["auc"],
+        told["metrics"]["pr_auc"],
+        told["metrics"]["mean_score"],
+        told["metrics"]["base_rate"],
+    )
     place.json("release", "install", "itsm", "--approved-by", "bob", *BY_ANN)
     story = Story(place, "itsm", y)
     story.until("2016-04-22", since="2016-04-01")
     say("streamed half")
     with candidates(place):
         rs = {}
-        for v in ((), ("--family", "lightgbm"), ("--valid-from", "2016-04-11"), ("--depth", 3, "--valid-from", "2016-04-13")):
+        for v in (
+            (),
+            ("--family", "lightgbm"),
+            ("--valid-from", "2016-04-11"),
+            ("--depth", 3, "--valid-from", "2016-04-13"),
+        ):
             told = place.json("train", "itsm", "--known-by", "2016-04-22", *BY_ANN, *v)
-            say(v, told["rows"], told["metrics"]["auc"], told["metrics"]["pr_auc"], told["metrics"]["mean_score"], told["metrics"]["base_rate"])
-            rs[v] = story.proposed("--bundle", told["bundle_digest"], since="2016-03-01", until="2016-04-22")
+            say(
+                v,
+                told["rows"],
+                told["metrics"]["auc"],
+                told["metrics"]["pr_auc"],
+                told["metrics"]["mean_score"],
+                told["metrics"]["base_rate"],
+            )
+            rs[v] = story.proposed(
+                "--bundle", told["bundle_digest"], since="2016-03-01", until="2016-04-22"
+            )
             story.shadow(rs[v], since="2016-04-22")
         story.until("2016-05-15", since="2016-04-22")
         for v, b in rs.items():

@@ -32,7 +32,7 @@ CLOSE = ("margin", "score")
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What is drawn of the tickets until a moment: so many by a seed, the same ones for the same."""
+    """What is drawn of tickets until a moment: so many, the same ones for the same seed."""
 
     db: Database
     library: PolicyLibrary
