@@ -52,7 +52,7 @@ def shuffled(settings: Settings, snapshot: Snapshot, valid_from: datetime) -> st
     """The digest of a model that was trained on labels in a random order."""
     mixed = replace(snapshot, label=snapshot.label.shuffle(seed=3))
     parameters = Parameters(valid_from=valid_from, rounds=60, max_depth=4)
-    return _signed(settings, train(mixed, parameters, lambda *_: None, fingerprint="").parts)
+    return _signed(settings, train(mixed, parameters, _silent, fingerprint="").parts)
 
 
 def crashing(settings: Settings, snapshot: Snapshot, digest: str, since: datetime) -> str:
@@ -75,6 +75,10 @@ def crashing(settings: Settings, snapshot: Snapshot, digest: str, since: datetim
     name = min((name for name in numbers if beyond[name]), key=lambda name: beyond[name])
     parts[ONNX] = _crashing(parts[ONNX], names.index(name), float(most[name]))
     return _signed(settings, parts)
+
+
+def _silent(_step: str, _share: float) -> None:
+    """Progress that nobody watches."""
 
 
 def _crashing(graph: bytes, column: int, most: float) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +22,8 @@ from tiebreak.release.evaluating import GatesBlock
 
 WAIT_SECONDS = 240
 BLOCKED = exits.exit_code(GatesBlock())
-BY_ANN = ("--as", "ann", "--reason", "test")
+BY = ("--as", "ann")
+BY_ANN = (*BY, "--reason", "test")
 
 
 def part_of(file: Path, column: str, parts: int) -> pl.DataFrame:
@@ -45,12 +48,17 @@ class Story:
         """Let come in what was known by a moment, and decide what came in; how many."""
         taken = self.place.json(
             *("import", self.workflow, self.stream, "--known-by", moment, "--as-arrived"),
-            *("--as", "ann"),
+            *BY,
         )
         assert taken["rejected"] == 0
         decided = self.place.json("tickets", "decide", self.workflow, "--since", since, *BY)
         assert decided["decided"] == taken["tickets"]
         return int(taken["tickets"])
+
+    def trained(self, *options: object) -> dict[str, Any]:
+        """A model of what is stored."""
+        told: dict[str, Any] = self.place.json("train", self.workflow, *BY_ANN, *options)
+        return told
 
     def proposed(self, *candidate: object, since: str, until: str) -> str:
         """A release of a candidate, with the backtest of this window; its id."""
@@ -67,25 +75,20 @@ class Story:
     def scored(self, release: str) -> Mapping[str, Any]:
         """Wait until a release has scored everything, or is out of it; where it stands."""
         end = time.monotonic() + WAIT_SECONDS
-        while time.monotonic() < end:
+        while True:
             (told,) = self.place.json("release", "shadow", "status", release)["shadows"]
             if told["state"] != "shadow" or told["lag_seconds"] == 0:
                 return told
+            assert time.monotonic() < end, f"it still scores: {told}"
             time.sleep(1)
-        raise AssertionError(f"it still scores: {told}")
 
-    def gates(
-        self, release: str, moment: str, *, is_passed: bool | None
-    ) -> dict[str, dict[str, Any]]:
+    def gates(self, release: str, moment: str) -> dict[str, dict[str, Any]]:
         """What every gate before promotion says, by what was known by a moment."""
-        code = exits.OK if is_passed else BLOCKED
         asked = ("release", "gates", release, "--stage", "promotion", "--known-by", moment)
-        if is_passed is None:
-            import json as _j
-
-            _c, _o, _e = self.place.run(*asked, *BY, "--json")
-            return {gate["gate"]: gate for gate in _j.loads(_o)["gates"]}
-        told = self.place.json(*asked, *BY, code=code)
+        code, out, err = self.place.run(*asked, *BY, "--json")
+        assert code in (exits.OK, BLOCKED), err
+        told = json.loads(out)
+        assert told["is_passed"] is (code == exits.OK)
         return {gate["gate"]: gate for gate in told["gates"]}
 
     def promoted(self, release: str) -> str:
@@ -99,8 +102,10 @@ class Story:
         (now,) = self.place.json("release", "status")["production"]
         return str(now["policy"])
 
-
-BY = ("--as", "ann")
+    def check_replay(self) -> None:
+        """Decisions made again are the same bits."""
+        told = self.place.json("replay", "--workflow", self.workflow, "--sample", 1_000)
+        assert told["causes"].keys() == {"identical"}, told
 
 
 def blocking(gates: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -127,3 +132,9 @@ def copied(workflow: str, folder: Path, change: Callable[[str, str], str]) -> Pa
     for file in (ROOT / "workflows" / workflow).glob("*.yaml"):
         (folder / file.name).write_text(change(file.name, file.read_text()))
     return folder
+
+
+def written(text: str, section: str, whole: str) -> str:
+    """The text of workflow.yaml with this section instead of its own."""
+    own = re.compile(rf"^{section}:.*\n(?:(?:[ \t#].*)?\n)*", re.MULTILINE)
+    return own.sub("", text).rstrip("\n") + "\n" + whole
