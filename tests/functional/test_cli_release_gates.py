@@ -39,6 +39,8 @@ def release(place: Place) -> str:
 
 
 def test_gates_are_asked_shown_and_told(place: Place, release: str) -> None:
+    early = ("release", "gates", release, "--known-by", "2020-01-01", "--as", "ann")
+    assert place.json(*early, code=5)["evidence"]["tickets"] == 0
     code, out, err = place.run("release", "gates", release[:8], "--as", "ann")
     assert code == exits.OK, out + err
     for text in ("Gates before promotion", "pr_auc", "PR-AUC is", "pass", "what it saw"):

@@ -40,7 +40,12 @@ def place(
     found = Place.made(folder, module_database_urls, valkey_url)
     found.json("workflow", "load", ROOT / "workflows" / "locate", *BY_ANN)
     tickets, events = simulation.write(folder)
-    found.json("import", "locate", tickets, "--outcomes", events, "--as", "ann")
+    files = ("import", "locate", tickets, "--outcomes", events, "--as", "ann")
+    half = END - timedelta(days=200)
+    told = found.json(*files, "--known-by", f"{half:%Y-%m-%d}")
+    assert 0 < told["tickets"] < simulation.tickets.height
+    assert told["rejected"] == 0
+    assert found.json(*files)["tickets"] == simulation.tickets.height - told["tickets"]
     return found
 
 

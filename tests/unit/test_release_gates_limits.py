@@ -11,6 +11,7 @@ import pytest
 from tiebreak.core.policy import Policy
 from tiebreak.core.release_plan import (
     BacktestLimits,
+    CalibrationLimits,
     CanaryStep,
     ErrorLimits,
     FlipLimits,
@@ -21,9 +22,10 @@ from tiebreak.core.release_plan import (
     VolumeLimits,
 )
 from tiebreak.core.workflow import Field, FieldType, RuleSet, Workflow
-from tiebreak.release import gates_origin, gates_shadow
+from tiebreak.release import gates_origin, gates_quality, gates_shadow
 from tiebreak.release.gate_columns import DAY_MICROSECONDS, Scored
 from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Verdict
+from tiebreak.release.gate_statistics import compare
 from tiebreak.release.gates import ALWAYS, LIMITED, judge, limits_of
 from tiebreak.release.states import Stage
 
@@ -77,6 +79,12 @@ def gathered(count: int = 10, plan: ReleasePlan | None = None, **columns: Any) -
         ranking=(nothing, nothing),
         usable=np.zeros(count, dtype=np.bool_),
     )
+
+
+def modelled() -> Policy:
+    """A policy that names a model; nobody asks it."""
+    policy = Policy.build(WORKFLOW, RuleSet())
+    return replace(policy, parts=replace(policy.parts, bundle_digest="0" * 64))
 
 
 def test_every_gate_is_either_limited_or_always_there() -> None:
@@ -147,14 +155,36 @@ def test_latency_is_the_slow_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("score", "before", "verdict"),
+    [
+        (0.24, 0.9, Verdict.PASS),
+        (0.4, 0.2, Verdict.FAIL),
+        (0.4, 0.43, Verdict.FAIL),
+        (0.4, 0.6, Verdict.PASS),  # it mends what is in production
+    ],
+)
+def test_calibration_is_near_enough_or_mends(score: float, before: float, verdict: Verdict) -> None:
+    truth = np.arange(1_000) % 5 == 0
+    evidence = gathered(1_000, score=score, score_before=before)
+    tickets, columns = evidence.scored, (evidence.scored["score"], evidence.scored["score_before"])
+    evidence = replace(
+        evidence,
+        scored=replace(tickets, truth=truth.astype(np.int8)),
+        candidate=modelled(),
+        production=modelled(),
+        usable=np.ones(1_000, dtype=np.bool_),
+        compared=compare(*columns, truth, share=0.1, seed=1),
+    )
+    assert gates_quality.calibration(evidence, CalibrationLimits(error=0.05)).verdict is verdict
+
+
+@pytest.mark.parametrize(
     ("seconds", "verdict"), [(0.0006, Verdict.PASS), (0.004, Verdict.PASS), (0.006, Verdict.FAIL)]
 )
 def test_times_of_production_count_where_they_are_noticed(seconds: float, verdict: Verdict) -> None:
-    modelled = Policy.build(WORKFLOW, RuleSet())
-    parts = replace(modelled.parts, bundle_digest="0" * 64)
     evidence = replace(
         gathered(),
-        production=replace(modelled, parts=parts),
+        production=modelled(),
         scores_again=Again(10, 0, 0, seconds),
         decisions_again=Again(10, 0, 0, 0.001 if seconds > 0.001 else 0.0001),
     )

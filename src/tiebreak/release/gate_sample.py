@@ -34,7 +34,7 @@ CLOSE = ("margin", "score")
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What is drawn: so many tickets by a seed, the same ones for the same seed."""
+    """What is drawn of tickets until a moment: so many, the same ones for the same seed."""
 
     db: Database
     library: PolicyLibrary

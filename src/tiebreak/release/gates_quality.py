@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiebreak.core.release_plan import (
     CalibrationLimits,
@@ -56,7 +57,10 @@ def auc(gathered: Gathered, limits: MarginLimits) -> Result:
 
 
 def calibration(gathered: Gathered, limits: CalibrationLimits) -> Result:
-    """How far scores lie from rates, more than chance explains."""
+    """How far scores lie from rates, more than chance explains.
+
+    No gate keeps a model in production whose scores lie clearly further from them.
+    """
     if gathered.candidate.parts.bundle_digest is None:
         return _rules_alone("calibration", limits.error)
     if gathered.compared is None:
@@ -64,8 +68,10 @@ def calibration(gathered: Gathered, limits: CalibrationLimits) -> Result:
     scores = gathered.scored["score"][gathered.usable]
     truth = gathered.scored.truth[gathered.usable] == 1
     found = calibration_error(scores, truth, seed=gathered.seed)
+    others = _calibration_of_production(gathered, truth)
+    is_mending = others is not None and found.value + limits.error < others
     verdict = Verdict.PASS
-    if found.value > limits.error:
+    if found.value > limits.error and not is_mending:
         verdict = Verdict.FAIL if found.value > found.chance else Verdict.NO_EVIDENCE
     return Result(
         "calibration",
@@ -73,10 +79,21 @@ def calibration(gathered: Gathered, limits: CalibrationLimits) -> Result:
         found.value,
         limits.error,
         f"Scores lie {found.value:.3f} from what became of the tickets (at most "
-        f"{limits.error:g}; chance alone makes {found.chance:.3f}).",
+        f"{limits.error:g}; chance alone makes {found.chance:.3f}"
+        + ("" if others is None else f"; production's lie {others:.3f}")
+        + ").",
         {Verdict.PASS: "", Verdict.FAIL: "Train anew on newer tickets."}.get(verdict, MORE_LABELS),
-        {"chance": found.chance},
+        {"chance": found.chance, "production": others},
     )
+
+
+def _calibration_of_production(gathered: Gathered, truth: NDArray[np.bool_]) -> float | None:
+    """How far production's scores lie from the same rates; None where it has no model."""
+    production = gathered.production
+    if production is None or production.parts.bundle_digest is None:
+        return None
+    scores = gathered.scored["score_before"][gathered.usable]
+    return calibration_error(scores, truth, seed=gathered.seed).value
 
 
 def slices(gathered: Gathered, limits: SliceLimits) -> Result:
