@@ -24,7 +24,6 @@ from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
-from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.decisions import service as serving_service
 from tiebreak.decisions.listening import CHANNEL
@@ -212,22 +211,6 @@ async def test_a_promotion_needs_an_approval_that_stands(room: Room) -> None:
         await promote(office, release.release_id, author="bob", reason="test")
     await promote(office, release.release_id, author="ann", reason="test")
     assert (await room.now()).policy_hash == room.b.hash
-
-
-async def test_an_approval_stands_as_long_as_the_workflow_in_production_says(room: Room) -> None:
-    office = room.office
-    patient = WORKFLOW.model_copy(update={"release": ReleasePlan(approval_hours=60)})
-    await versions.load(office.lane, patient, RuleSet(), author="ann", reason="test")
-    found: list[timedelta] = []
-    for parts in (room.b, PolicyParts(NAME, patient.version, RuleSet().version), room.c):
-        release = await releases.proposed(office, parts)
-        await releases.tell(office, release, Kind.SHADOW_STARTED)
-        await releases.gated(office, release)
-        approval = await approve(office, release.release_id, Stage.PROMOTION, approver="bob")
-        found.append(approval.expires_at - approval.given_at)
-        await promote(office, release.release_id, author="ann", reason="test")
-    # Where production's version has no section, the candidate's counts.
-    assert found == [timedelta(hours=24), timedelta(hours=60), timedelta(hours=60)]
 
 
 async def test_when_production_moves_evidence_is_void_until_rebased(room: Room) -> None:

@@ -12,7 +12,7 @@ from tiebreak.cli.output import JsonOption, Output, minute, short
 from tiebreak.cli.release import ReleaseArgument
 from tiebreak.cli.session import DryRunOption, PersonOption, Session, act
 from tiebreak.release import releases
-from tiebreak.release.approvals import MOST_HOURS, Approval, approve
+from tiebreak.release.approvals import LIFETIME, MOST_HOURS, Approval, approve
 from tiebreak.release.states import Stage
 
 
@@ -21,11 +21,8 @@ def command(
     stage: Annotated[Stage, typer.Option(help="What is approved.")],
     note: Annotated[str, typer.Option(help="A remark; it stands in the approval.")] = "",
     hours: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST_HOURS, help="How long it is valid; default: as the workflow says."
-        ),
-    ] = None,
+        int, typer.Option(min=1, max=MOST_HOURS, help="How long it is valid.")
+    ] = LIFETIME // timedelta(hours=1),
     dry_run: DryRunOption = False,
     person: PersonOption = None,
     json: JsonOption = False,
@@ -43,7 +40,7 @@ def command(
             stage,
             approver=session.person,
             note=note,
-            lifetime=None if hours is None else timedelta(hours=hours),
+            lifetime=timedelta(hours=hours),
         )
 
     given = act(person, work)

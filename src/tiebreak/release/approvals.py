@@ -14,13 +14,13 @@ from tiebreak.errors import Conflict
 from tiebreak.registry.records import SameAuthorAndApprover
 from tiebreak.release import evaluations
 from tiebreak.release.events import happen
-from tiebreak.release.gathering import in_force
 from tiebreak.release.releases import Office, check_current, get
 from tiebreak.release.states import Kind, Stage
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
+LIFETIME: Final = timedelta(hours=24)
 MOST_HOURS: Final = 31 * 24
 
 
@@ -64,19 +64,16 @@ async def approve(
     *,
     approver: str,
     note: str = "",
-    lifetime: timedelta | None = None,
+    lifetime: timedelta = LIFETIME,
 ) -> Approval:
     """Approve what the gates said last, of exactly this policy against exactly this production.
 
-    It stands for the workflow's `approval_hours`, unless another lifetime is given.
     Raises `SameAuthorAndApprover`, `NotGated`, `ProductionMoved`, `NotInThisState` and
     `AlreadyApproved`; the database refuses all of these, and more than 31 days, too.
     """
     release = await get(office.db, release_id)
     if approver == release.author:
         raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=approver)
-    if lifetime is None:
-        lifetime = timedelta(hours=(await in_force(office, release)).plan.approval_hours)
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         found = await evaluations.newest(office.db, release_id, stage)

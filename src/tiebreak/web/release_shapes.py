@@ -201,9 +201,7 @@ class ApprovalRequest(Shape):
 
     stage: Stage = Field(examples=["promotion"])
     note: Note = ""
-    hours: Hours | None = Field(
-        None, description="How long it is valid; null: as the workflow says."
-    )
+    hours: Hours = Field(24, description="How long it is valid.")
 
 
 class Promotion(Shape):
