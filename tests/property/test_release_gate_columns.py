@@ -241,13 +241,15 @@ _DECISION = f"""
         hard_floor, route, fired, decision_id, decided_at, fingerprint, route_reason, is_tie,
         review_probability, rules_band, rules_points, model_status, errors, salt, lane, seal_seq,
         seal_position)
-    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6, $7::int2, $8, $9, $10, gen_random_uuid(), $3, '', '', false,
+    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6, $7::int2, $8, $9, $10,
+        gen_random_uuid(), $3, '', '', false,
         0, 0, $7::int2 * 10, 'absent', '[]', '', gen_random_uuid(), 0, 0)
 """
 _SCORE = f"""
     INSERT INTO ml_shadow_scores (workflow, ticket_id, revision, as_of, policy_hash, score, band,
         hard_floor, route, seconds, scored_at, rules_band, is_tie, fingerprint)
-    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6::int2, $7, $8, $9, $3, ($6::int2 + 1) % 4, false, '')
+    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6::int2, $7, $8, $9, $3, ($6::int2 + 1) % 4, false,
+        '')
 """
 _OUTCOME = f"""
     INSERT INTO outcomes (workflow, ticket_id, ordinal, kind, known_at, content, received_at, actor,
