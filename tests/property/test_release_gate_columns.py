@@ -250,7 +250,8 @@ _DECISION = f"""
 _SCORE = f"""
     INSERT INTO ml_shadow_scores (workflow, ticket_id, revision, as_of, policy_hash, score, band,
         hard_floor, route, seconds, scored_at, rules_band, is_tie, fingerprint)
-    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6::int2, $7, $8, $9, $3, ($6::int2 + 1) % 4, false, '')
+    VALUES ('{NAME}', $1, $2, $3, $4, $5, $6::int2, $7, $8, $9, $3, ($6::int2 + 1) % 4, false,
+        '')
 """
 _OUTCOME = f"""
     INSERT INTO outcomes (workflow, ticket_id, ordinal, kind, known_at, content, received_at, actor,
