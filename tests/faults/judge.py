@@ -26,7 +26,7 @@ FINISH_SECONDS = 90.0  # for what was admitted and left undecided
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """What stands in the database."""
 
     tickets: list[tuple[str, int]]
@@ -49,7 +49,7 @@ class Judge:
         """All that is wrong now."""
         ledger = self.ledger.now()
         stored = self._stored()
-        wrong = [*self.ledger.contradictions, *_compared(ledger, stored)]
+        wrong = [*self.ledger.contradictions, *compared(ledger, stored)]
         left = sorted(self._undecided & stored.undecided)
         wrong += [f"{name} has waited undecided since the last look" for name in left[:3]]
         self._undecided = stored.undecided
@@ -63,9 +63,9 @@ class Judge:
             time.sleep(1)
         wrong = [*self.ledger.contradictions]
         wrong += [f"{name} was admitted and never decided" for name in sorted(left)[:3]]
-        wrong += _compared(self.ledger.now(), self._stored())
+        wrong += compared(self.ledger.now(), self._stored())
         wrong += self._asked_again(self.ledger.now(), self._some(self.ledger.sent, LAST_SAMPLE))
-        wrong += _compared(self.ledger.now(), self._stored())
+        wrong += compared(self.ledger.now(), self._stored())
         replayed = self.stack.cli("replay", "--sample", "1000")
         if not replayed["identical"] == replayed["replayed"] > 0:
             wrong.append(f"replay: {replayed}")
@@ -91,10 +91,10 @@ class Judge:
             if name in ledger.decisions and told.get(name) != ledger.decisions[name]
         ] + [f"{name} got no answer" for name in names if name not in told]
 
-    def _stored(self) -> _Stored:
+    def _stored(self) -> Stored:
         return asyncio.run(self._read())
 
-    async def _read(self) -> _Stored:
+    async def _read(self) -> Stored:
         connection = await asyncpg.connect(self.stack.server().url(DATABASE))
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -111,10 +111,10 @@ class Judge:
             told.setdefault(row["ticket_id"], []).append((row["ordinal"], row["known_at"]))
         admitted = [(row["ticket_id"], row["revision"]) for row in tickets]
         undecided = frozenset(name for name, _ in admitted if name not in by_ticket)
-        return _Stored(admitted, by_ticket, told, undecided)
+        return Stored(admitted, by_ticket, told, undecided)
 
 
-def _compared(ledger: Ledger, stored: _Stored) -> list[str]:
+def compared(ledger: Ledger, stored: Stored) -> list[str]:
     """What was acknowledged and is not there, and what is there more than once."""
     wrong: list[str] = []
     for name, told in ledger.decisions.items():

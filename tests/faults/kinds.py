@@ -53,8 +53,6 @@ class Site(Stack):
 class Fault(ABC):
     """One kind of fault; each round uses one of its own."""
 
-    name: str
-
     def obstacle(self) -> str | None:
         """Why it cannot be inflicted by this user on this machine; None where it can."""
         return None
@@ -71,8 +69,7 @@ class Fault(ABC):
 class Killed(Fault):
     """kill -9; who kills the supervisor starts it again, as an init system does."""
 
-    def __init__(self, name: str, kill: Callable[[Stack], None]) -> None:
-        self.name = f"killed {name}"
+    def __init__(self, kill: Callable[[Stack], None]) -> None:
         self._kill = kill
 
     def inflict(self, site: Site, chance: random.Random) -> None:
@@ -89,7 +86,6 @@ class Frozen(Fault):
     """A process stands still for a while and goes on: a machine under pressure, or moved."""
 
     def __init__(self, part: str) -> None:
-        self.name = f"frozen {part}"
         self._part = part
         self._pids: list[int] = []
 
@@ -119,8 +115,6 @@ class DiskFault(Fault):
 class DiskFull(DiskFault):
     """There is no space left."""
 
-    name = "disk full"
-
     def inflict(self, site: Site, chance: random.Random) -> None:
         """Take the space."""
         assert site.volume is not None
@@ -134,8 +128,6 @@ class DiskFull(DiskFault):
 
 class DiskStalled(DiskFault):
     """The disk does not answer for a while."""
-
-    name = "disk stalled"
 
     def inflict(self, site: Site, chance: random.Random) -> None:
         """Let all writers wait."""
@@ -151,7 +143,6 @@ class DiskStalled(DiskFault):
 class DiskSlow(DiskFault):
     """The disk answers haltingly: most of the time it is busy with something else."""
 
-    name = "disk slow"
     BUSY_SECONDS, FREE_SECONDS = 0.08, 0.02
 
     def __init__(self) -> None:
@@ -185,8 +176,6 @@ class Cut(Fault):
     LONGEST_SECONDS = 20.0
 
     def __init__(self, rule: Rule) -> None:
-        self.name = f"connections cut: {rule}"
-        self._rule: Rule = rule
         self._wire = Wire(rule)
 
     def inflict(self, site: Site, chance: random.Random) -> None:
@@ -221,8 +210,7 @@ class ClockStep(Fault):
 
     SECONDS = (2, 30, 30, 300, 7_200)
 
-    def __init__(self, name: str, *which: int) -> None:
-        self.name = f"clock of {name}"
+    def __init__(self, *which: int) -> None:
         self._which = which
 
     def obstacle(self) -> str | None:
@@ -242,11 +230,11 @@ class ClockStep(Fault):
 
 
 KINDS: dict[str, Callable[[], Fault]] = {
-    "worker": lambda: Killed("worker", Stack.kill_worker),
-    "postgres": lambda: Killed("postgres", Stack.kill_postgres),
-    "valkey": lambda: Killed("valkey", Stack.kill_valkey),
-    "supervisor": lambda: Killed("supervisor", Stack.kill_supervisor),
-    "everything": lambda: Killed("everything", Stack.kill_everything),
+    "worker": lambda: Killed(Stack.kill_worker),
+    "postgres": lambda: Killed(Stack.kill_postgres),
+    "valkey": lambda: Killed(Stack.kill_valkey),
+    "supervisor": lambda: Killed(Stack.kill_supervisor),
+    "everything": lambda: Killed(Stack.kill_everything),
     "frozen_worker": lambda: Frozen("api"),
     "frozen_postgres": lambda: Frozen("postgres"),
     "disk_full": DiskFull,
@@ -255,7 +243,7 @@ KINDS: dict[str, Callable[[], Fault]] = {
     "cut_copy": lambda: Cut("copy"),
     "cut_answer": lambda: Cut("answer"),
     "cut_anywhere": lambda: Cut("anywhere"),
-    "clock_of_programs": lambda: ClockStep("programs", 0),
-    "clock_of_database": lambda: ClockStep("database", 1),
-    "clock_of_machine": lambda: ClockStep("machine", 0, 1),
+    "clock_of_programs": lambda: ClockStep(0),
+    "clock_of_database": lambda: ClockStep(1),
+    "clock_of_machine": lambda: ClockStep(0, 1),
 }

@@ -53,7 +53,7 @@ class _Framer:
         return found
 
 
-class _Link:
+class Link:
     """One connection that goes through the wire."""
 
     def __init__(self, rule: Rule, chance: random.Random) -> None:
@@ -138,7 +138,7 @@ class Wire:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(self._rule, self._chance)
+        link = Link(self._rule, self._chance)
         try:
             there = await asyncio.open_unix_connection(str(self._real))
         except OSError:
@@ -161,7 +161,7 @@ class Wire:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        link: _Link,
+        link: Link,
         *,
         is_client: bool,
     ) -> None:

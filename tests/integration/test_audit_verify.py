@@ -6,19 +6,20 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import orjson
 import pytest
+from tests.conftest import YEARS
 from tests.databases import DatabaseUrls
 from tests.s3 import S3
 from tests.store_samples import NAME, admit, decide, record, ticket, told
 
 from tiebreak.audit import checkpoints, crosschecks
 from tiebreak.audit.checkpoints import LanesContradicted
-from tiebreak.audit.crosschecks import CrossCheck
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import Report, verify
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -64,14 +65,13 @@ async def check(db: Database, artifacts: ArtifactStore, keyring: Keyring) -> Cal
     return lambda: verify(db, artifacts, keyring)
 
 
-@pytest.mark.parametrize("check", crosschecks.CROSS_CHECKS, ids=lambda c: f"{c.cause}-{c.table}")
-async def test_no_check_compares_every_key_with_every_record(
-    check: CrossCheck, many: asyncpg.Connection
-) -> None:
-    plan = orjson.loads(
-        await many.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {check.statement}", 100)
-    )
-    assert compared_in_vain(plan[0]["Plan"]) < 10 * MANY
+async def test_no_check_compares_every_key_with_every_record(many: asyncpg.Connection) -> None:
+    vain: dict[str, float] = {}
+    for check in crosschecks.CROSS_CHECKS:
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {check.statement}"
+        plan = orjson.loads(await many.fetchval(explain, 100))
+        vain[f"{check.table} {check.cause}"] = compared_in_vain(plan[0]["Plan"])
+    assert {name: count for name, count in vain.items() if count > 10 * MANY} == {}
 
 
 def compared_in_vain(node: dict[str, Any]) -> float:
@@ -85,11 +85,16 @@ MANY = 3_000
 
 @pytest.fixture
 async def many(db: Database, keyring: Keyring, attacker: asyncpg.Connection) -> asyncpg.Connection:
-    """Many decided tickets, of which the planner knows."""
+    """Many decided tickets of one year, and empty partitions for two more, as in a first year."""
+    for table in ("tickets", "decisions"):
+        for year in {*YEARS} - {2026, 2027, 2028}:
+            await attacker.execute(f"DROP TABLE {table}_y{year}")
     lane = await Lane.open(db, "admission", keyring)
-    batch = await admit(lane, keyring, *(ticket(f"T{i}", depth=1) for i in range(MANY)))
+    tickets = (ticket(f"T{i}", depth=1) for i in range(MANY))
+    batch = await admit(lane, keyring, *tickets, as_of=datetime(2026, 1, 3, tzinfo=UTC))
     await decide(lane, *batch.tickets)
-    await attacker.execute("ANALYZE")
+    # As autovacuum does, which leaves out partitioned tables and empty partitions.
+    await attacker.execute("ANALYZE ticket_keys, decision_keys, tickets_y2026, decisions_y2026")
     return attacker
 
 

@@ -311,7 +311,7 @@ async def test_whatever_reads_the_decisions_of_a_ticket_knows_all_of_them(place:
     by_policy = Filters(policy_hash=second["policy_hash"])
     assert [d["ordinal"] for d in await reading.list_decisions(db, "repairs", by_policy)] == [2]
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert await reading.undecided(db, "repairs", before=later, limit=9) == []
+    assert await reading.undecided(db, "repairs", through=later, limit=9) == []
 
     report = await replay(reading.pairs(db, "repairs"), place.service.library)
     assert dict(report.counts) == {Cause.IDENTICAL: 3}

@@ -302,7 +302,7 @@ async def test_undecided_tickets_are_found_until_they_are_decided(
     now = datetime.now(UTC) + timedelta(seconds=5)
 
     async def left() -> list[str]:
-        rows = await reading.undecided(db, NAME, before=now, limit=10)
+        rows = await reading.undecided(db, NAME, through=now, limit=10)
         return [row["ticket_id"] for row in rows]
 
     async def through() -> datetime:
