@@ -28,7 +28,7 @@ def filled(document: str, results: Told) -> str:
 
     def part(found: re.Match[str]) -> str:
         begin, kind, name, end = found.groups()
-        if name not in results:
+        if name not in results or (kind == "text" and results[name]["text"] is None):
             return found.group()
         return f"{begin}\n{_TABLES[kind](results[name])}\n\n{end}"
 
