@@ -28,7 +28,7 @@ def filled(document: str, results: Told) -> str:
 
     def part(found: re.Match[str]) -> str:
         begin, kind, name, end = found.groups()
-        if name not in results:
+        if name not in results or (kind == "text" and results[name]["text"] is None):
             return found.group()
         return f"{begin}\n{_TABLES[kind](results[name])}\n\n{end}"
 
@@ -82,14 +82,18 @@ def _text(told: Told) -> str:
 def _run(told: Told) -> str:
     replayed, trained = told["replayed"], told["trained"]
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in told["seconds"].items())
-    rows = trained["rows"]
-    return (
+    rows, facts = trained["rows"], list[str]()
+    facts.append(
         f"{told['imported']:,} tickets imported; {rows['training']:,} trained the model "
         f"({trained['family']}, {trained['trees']} trees), {rows['tuning']:,} stopped and "
-        f"calibrated it; {told['decided']:,} decided. Of {replayed['replayed']:,} decisions "
-        f"{replayed['identical']:,} replay bit for bit; {told['verified']:,} sealed records are "
-        f"as they were sealed. Times: {steps}."
+        f"calibrated it; {told['decided']:,} decided."
     )
+    facts.append(
+        f"Of {replayed['replayed']:,} decisions {replayed['identical']:,} replay bit for bit."
+    )
+    if told["verified"] is not None:
+        facts.append(f"{told['verified']:,} sealed records are as they were sealed.")
+    return " ".join([*facts, f"Times: {steps}."])
 
 
 _TABLES = {"figures": _figures, "calibration": _calibration, "text": _text, "run": _run}

@@ -95,11 +95,11 @@ def test_a_sound_workflow_is_told_so(tiebreak: Run) -> None:
     done = tiebreak("check", str(BOSTON))
     assert done.returncode == exits.OK, done.stderr
     assert "boston311 is sound" in done.stdout
-    assert "Training learns the words of: description_words." in done.stdout
+    assert "Training learns the words of: description_words, other_words." in done.stdout
     told = json_of(tiebreak("check", str(BOSTON), "--json"))
     assert told["workflow"] == "boston311"
     assert told["unfired_rules"] == []
-    assert told["text_features"] == 1
+    assert told["text_features"] == 2
 
 
 def test_mistakes_are_told_with_file_line_and_suggestion(tiebreak: Run, folder: Path) -> None:

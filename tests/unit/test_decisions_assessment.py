@@ -14,7 +14,7 @@ def assessed(seed: int, tickets: int = 2_000) -> Assessed:
     random = np.random.default_rng(seed)
     scores = random.beta(1, 3, tickets)
     points = np.floor(scores * 4).astype(np.int64) * 10 + random.integers(0, 20, tickets)
-    truth = (random.random(tickets) < scores) * 1.0
+    truth = (random.random(tickets) < scores).astype(np.float64)
     return Assessed([], scores, verdict_order(points // 20, points), truth)
 
 

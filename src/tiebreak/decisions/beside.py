@@ -32,7 +32,7 @@ class NoModelBeside(InvalidInput):
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Scores (n,) of a policy's model, and microseconds a ticket to decide and explain in bulk."""
+    """Scores (n,) of a policy's model, and processor time a ticket to decide and explain."""
 
     scores: NDArray[np.float64]
     microseconds_a_ticket: float
@@ -68,9 +68,9 @@ async def scored_beside(
         async with db.connection() as conn:
             log = await kept(conn, policy.workflow.name, policy.features_plan.history)
             context = await complete(conn, log, fields, context, entity_secret)
-        begun = time.perf_counter()
+        begun = time.process_time()
         decisions = await asyncio.to_thread(decide, fields, context, policy)
-        seconds, count = seconds + time.perf_counter() - begun, count + len(chosen)
+        seconds, count = seconds + time.process_time() - begun, count + len(chosen)
         assert decisions.model is not None
         scores[list(chosen)] = decisions.model.score
     return Beside(scores, seconds / max(count, 1) * 1e6)
