@@ -280,6 +280,7 @@ class World:
         workflow: Workflow = WORKFLOW,
         *,
         backtest: dict[str, Any] | None = None,
+        share: float = 1.0,
         **changed: Any,
     ) -> Release:
         """A release of this model, in shadow, with a backtest that changes little."""
@@ -290,7 +291,7 @@ class World:
         release = await propose(self.office, parts, kept, author="ann", reason="test")
         async with self.office.db.connection() as conn:
             await conn.execute(_PROGRESS, release.release_id, NOW)
-        await releases.tell(self.office, release, Kind.SHADOW_STARTED)
+        await releases.tell(self.office, release, Kind.SHADOW_STARTED, detail={"share": share})
         return release
 
     async def shadow(
@@ -299,14 +300,18 @@ class World:
         *,
         batch: int = 60,
         changed: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+        is_whole: bool = False,
+        but: Callable[[str], bool] = lambda _: False,
     ) -> int:
-        """Score all live tickets by the candidate, batch by batch; how many it failed on.
+        """Score live tickets by the candidate, batch by batch; how many it failed on.
 
-        `changed` makes stored values others than it gives, called with the value and 1.
+        `changed` makes stored values others than it gives, called with the value and 1. With
+        `is_whole` imported tickets are scored too, and never those whose id is `but`.
         """
         policy = (await self.office.library.get(release.policy_hash)).policy
         async with self.office.db.connection() as conn:
-            rows = [dict(row) for row in await conn.fetch(_LIVE, NAME)]
+            found = await conn.fetch(_ALL if is_whole else _LIVE, NAME)
+        rows = [dict(row) for row in found if not but(row["ticket_id"])]
         scores: list[tuple[Any, ...]] = []
         failed = 0
         for start in range(0, len(rows), batch):
@@ -399,4 +404,5 @@ def _scores(rows: Sequence[dict[str, Any]], policy: Policy) -> list[tuple[Any, .
 _PROGRESS = """
     INSERT INTO shadow_progress (release_id, through, scored, updated_at) VALUES ($1, $2, 0, $2)
 """
+_ALL = "SELECT * FROM tickets WHERE workflow = $1 ORDER BY as_of, ticket_id"
 _LIVE = "SELECT * FROM tickets WHERE workflow = $1 AND origin = 'live' ORDER BY as_of, ticket_id"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,18 @@ async def proposed(office: Office, parts: PolicyParts, *, author: str = "ann") -
     return await propose(office, parts, backtest, author=author, reason="test")
 
 
-async def tell(office: Office, release: Release, *kinds: Kind, actor: str = "ann") -> None:
+async def tell(
+    office: Office,
+    release: Release,
+    *kinds: Kind,
+    actor: str = "ann",
+    detail: Mapping[str, Any] | None = None,
+) -> None:
     """Let these things happen to a release, as shadow and canary would."""
     for kind in kinds:
         async with office.lane.unit() as unit:
             await records.lock(unit, release.workflow)
-            await happen(unit, release.subject, kind, actor=actor)
+            await happen(unit, release.subject, kind, actor=actor, detail=detail)
 
 
 async def gated(

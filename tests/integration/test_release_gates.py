@@ -14,9 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from tests import releases
 from tests.candidates import (
     BACKTEST,
+    IMPORTED_DAYS,
     LEAKY,
     LIVE_A_DAY,
     LIVE_FROM,
+    NAME,
     NOW,
     RULES,
     WORKFLOW,
@@ -34,6 +36,7 @@ from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release
 from tiebreak.release.states import Kind, NotInThisState, Stage
 from tiebreak.store.database import Database
+from tiebreak.store.keyed import shadow_hash, share_end
 from tiebreak.workflows import versions
 
 CREW = 1  # the place of `crew_size` among the features
@@ -198,12 +201,41 @@ async def test_a_model_that_crashes_on_some_tickets_is_stopped_by_its_errors(
     assert result.detail["unscored"] == failed
     assert result.figure == pytest.approx(failed / 1_200)
     # as its worker does at once
-    await releases.tell(world.office, release, Kind.QUARANTINED)
+    told = {"cause": "failed", "message": "Deciding failed: Fail."}
+    await releases.tell(world.office, release, Kind.QUARANTINED, detail=told)
     found = await evaluated(world, release)
     assert "quarantine" in gate(found, "errors").sentence
     assert gate(found, "errors").verdict is Verdict.FAIL
     assert found.evaluation is None
     assert not found.is_passed
+    # nor does it hide in a share that is asked for when it is started again
+    await releases.tell(world.office, release, Kind.SHADOW_STARTED, detail={"share": 0.01})
+    result = gate(await evaluated(world, release), "errors")
+    assert result.verdict is Verdict.FAIL
+    assert result.detail["unscored"] == failed
+    assert result.detail["quarantines"] == ["Deciding failed: Fail."]
+    assert "It was in quarantine before: Deciding failed: Fail." in result.sentence
+
+
+async def test_of_a_share_every_ticket_that_it_selects_must_be_scored(
+    world: World, sound: str
+) -> None:
+    end, key = share_end(0.5), world.keyring.sampling_key
+
+    def is_out(ticket_id: str) -> bool:
+        return shadow_hash(key, NAME, ticket_id) >= end
+
+    ids = [f"t-{day}-{n}" for day in range(IMPORTED_DAYS, 60) for n in range(LIVE_A_DAY)]
+    mine = [each for each in ids if not is_out(each)]
+    whole = await world.proposed(sound, share=0.5)
+    await world.shadow(whole, but=is_out)
+    result = gate(await evaluated(world, whole), "errors")
+    assert (result.verdict, result.detail["unscored"]) == (Verdict.PASS, 0)
+    part = await world.proposed(None, LEAKY, share=0.5)
+    left = set(mine[::10])
+    await world.shadow(part, but=lambda each: is_out(each) or each in left)
+    result = gate(await evaluated(world, part), "errors")
+    assert (result.verdict, result.detail["unscored"]) == (Verdict.FAIL, len(left))
 
 
 async def test_what_imports_alone_have_is_stopped_by_leakage(
@@ -228,6 +260,19 @@ async def test_a_score_that_the_policy_does_not_give_is_stopped_by_replay(
     result = gate(await evaluated(world, release), "replay")
     assert result.verdict is Verdict.FAIL
     assert result.figure == 400
+
+
+async def test_imported_tickets_that_it_scores_too_do_not_thin_the_sample_out(
+    world: World, sound: str
+) -> None:
+    release = await world.proposed(sound)
+    await world.shadow(release, is_whole=True)
+    found = await evaluated(world, release)
+    assert blocking(found) == {}, telling(found)
+    assert gate(found, "replay").detail == {
+        "scores": 400, "decisions": 400, "elsewhere": 0, "sample": 400,
+    }  # fmt: skip
+    assert gate(found, "leakage").figure == pytest.approx(0, abs=0.05)
 
 
 async def test_a_band_below_a_hard_floor_is_stopped(world: World, sound: str) -> None:

@@ -24,13 +24,14 @@ from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
+from tiebreak.core.release_plan import Gates, ReleasePlan
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.decisions import service as serving_service
 from tiebreak.decisions.listening import CHANNEL
 from tiebreak.decisions.service import DecisionService
 from tiebreak.errors import TiebreakError
 from tiebreak.registry import canaries, records
-from tiebreak.registry.policies import UnknownVersion
+from tiebreak.registry.policies import Recipe, UnknownVersion
 from tiebreak.registry.proposals import ModelUnfit
 from tiebreak.registry.records import (
     AlreadyInProduction,
@@ -43,6 +44,7 @@ from tiebreak.release import evaluations, events
 from tiebreak.release import releases as ways
 from tiebreak.release.approvals import (
     AlreadyApproved,
+    ApprovalTooLong,
     NotApproved,
     NotGated,
     approvals_of,
@@ -59,6 +61,8 @@ from tiebreak.release.demotion import (
     overdue,
     unsigned,
 )
+from tiebreak.release.plans import InForce
+from tiebreak.release.plans import in_force as in_force_of
 from tiebreak.release.promotion import IsInProduction, NeverInProduction, promote, rollback
 from tiebreak.release.states import Kind, NotInThisState, Stage, State
 from tiebreak.store import tables
@@ -150,6 +154,37 @@ async def test_what_does_not_build_is_not_proposed(room: Room) -> None:
             await ways.propose(room.office, parts, backtest, author="ann", reason="test")
 
 
+async def test_what_is_proposed_is_stored_with_it_and_steers_nothing_else(room: Room) -> None:
+    office, db = room.office, room.office.db
+    changed = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0.5)})
+    recipe = Recipe.of(changed, RuleSet(), room.a)
+    other = await releases.backtest_of(office, room.b)
+    with pytest.raises(ways.BacktestOfAnother):
+        await ways.propose_new(office, recipe, other, author="ann", reason="test")
+    assert len(await versions.versions_of(db, NAME)) == 3  # those of the room
+    mine = await releases.backtest_of(office, recipe.parts)
+    release = await ways.propose_new(office, recipe, mine, author="ann", reason="test")
+    assert (await versions.get(db, NAME, 4)).workflow == changed
+    assert (await versions.latest(db, NAME)).version.ordinal == 3
+    with pytest.raises(versions.UnknownWorkflow, match="no such version") as absent:
+        await versions.get(db, NAME, 99)
+    assert absent.value.hint == "There are: 1, 2, 3, 4."
+    await ways.withdraw(office, release.release_id, actor="ann", reason="test")
+    assert (await versions.latest(db, NAME)).version.ordinal == 3
+    # what a person loads, or what comes into production, is the latest
+    loaded = await versions.load(office.lane, changed, RuleSet(), author="ann", reason="test")
+    assert (loaded.is_new, loaded.version.ordinal) == (True, 5)
+    again = await versions.load(office.lane, changed, RuleSet(), author="ann", reason="test")
+    assert not again.is_new
+    last = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0.6)})
+    recipe = Recipe.of(last, RuleSet(), room.a)
+    mine = await releases.backtest_of(office, recipe.parts)
+    await ways.propose_new(office, recipe, mine, author="ann", reason="test")
+    assert (await versions.latest(db, NAME)).version.ordinal == 5
+    await room.put(recipe.parts)
+    assert (await versions.latest(db, NAME)).version.ordinal == 6
+
+
 async def test_releases_are_found_by_their_first_digits(room: Room) -> None:
     db = room.office.db
     made = [await releases.proposed(room.office, parts) for parts in (room.b, room.c)]
@@ -189,6 +224,34 @@ async def test_an_approval_needs_gates_and_another_person(room: Room) -> None:
     newest = await evaluations.newest(office.db, release.release_id, Stage.PROMOTION)
     assert newest is not None
     assert newest.results == {"all": True}
+
+
+async def test_a_candidate_does_not_loosen_its_own_gates(room: Room) -> None:
+    loose = ReleasePlan(gates=Gates(auc=None), approval_hours=700)
+    version = WORKFLOW.model_copy(update={"release": loose})
+    await versions.load(room.office.lane, version, RuleSet(), author="ann", reason="test")
+    parts = replace(room.a, workflow_version=version.version)
+    release = await releases.proposed(room.office, parts)
+    assert await in_force_of(room.office, release) == InForce(
+        ReleasePlan(), room.a.workflow_version
+    )
+
+
+async def test_an_approval_stands_as_long_as_production_says(room: Room) -> None:
+    for hours in (24, 2):  # by default, and once a version that says so is in production
+        release = await releases.proposed(room.office, room.c)
+        await releases.tell(room.office, release, Kind.SHADOW_STARTED)
+        await releases.gated(room.office, release)
+        wanted = {"approver": "bob", "lifetime": timedelta(hours=hours, minutes=1)}
+        with pytest.raises(ApprovalTooLong, match=f"At most {hours} hours"):
+            await approve(room.office, release.release_id, Stage.PROMOTION, **wanted)
+        given = await approve(room.office, release.release_id, Stage.PROMOTION, approver="bob")
+        assert given.expires_at - given.given_at == timedelta(hours=hours)
+        if hours == 24:
+            plan = ReleasePlan(approval_hours=2)
+            version = WORKFLOW.model_copy(update={"release": plan})
+            await versions.load(room.office.lane, version, RuleSet(), author="ann", reason="test")
+            await room.put(replace(room.a, workflow_version=version.version))
 
 
 async def test_a_promotion_needs_an_approval_that_stands(room: Room) -> None:

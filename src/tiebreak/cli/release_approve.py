@@ -12,7 +12,7 @@ from tiebreak.cli.output import JsonOption, Output, minute, short
 from tiebreak.cli.release import ReleaseArgument
 from tiebreak.cli.session import DryRunOption, PersonOption, Session, act
 from tiebreak.release import releases
-from tiebreak.release.approvals import LIFETIME, MOST_HOURS, Approval, approve
+from tiebreak.release.approvals import MOST_HOURS, Approval, approve
 from tiebreak.release.states import Stage
 
 
@@ -21,8 +21,13 @@ def command(
     stage: Annotated[Stage, typer.Option(help="What is approved.")],
     note: Annotated[str, typer.Option(help="A remark; it stands in the approval.")] = "",
     hours: Annotated[
-        int, typer.Option(min=1, max=MOST_HOURS, help="How long it is valid.")
-    ] = LIFETIME // timedelta(hours=1),
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_HOURS,
+            help="How long it is valid; default, and at most: `release.approval_hours`.",
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     person: PersonOption = None,
     json: JsonOption = False,
@@ -40,7 +45,7 @@ def command(
             stage,
             approver=session.person,
             note=note,
-            lifetime=timedelta(hours=hours),
+            lifetime=None if hours is None else timedelta(hours=hours),
         )
 
     given = act(person, work)

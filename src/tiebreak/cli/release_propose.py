@@ -52,8 +52,9 @@ def command(
 ) -> None:
     """Propose a changed policy as a release; parts that are not given are those in production.
 
-    Its versions are stored, and it is backtested against what is in production unless there is
-    such evidence. With --backtest alone, the policy is the one that was backtested.
+    It is backtested against what is in production unless there is such evidence, and what is new of
+    its versions is stored with the release. With --backtest alone, the policy is the one that was
+    backtested.
 
     Example: `tiebreak release propose locate --set points.high=36 --reason "fewer reviews"`
     """
@@ -75,11 +76,11 @@ def command(
             releases.check_backtest(draft.parts, made, draft.production_hash)
         if dry_run:
             return draft, made, None
-        await drafts.store(office, draft, author=session.person, reason=reason)
+        await drafts.check_history(office, draft)
         with output.progress(f"Backtesting {workflow}") as progress:
             made = made or await run_backtest(session, draft, jobs, progress)
-        release = await releases.propose(
-            office, draft.parts, made, author=session.person, reason=reason
+        release = await releases.propose_new(
+            office, draft.recipe, made, author=session.person, reason=reason
         )
         return draft, made, release
 

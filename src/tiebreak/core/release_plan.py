@@ -15,7 +15,7 @@ MOST_APPROVAL_HOURS = 744  # 31 days, the database's limit
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class VolumeLimits(_Frozen):

@@ -43,7 +43,7 @@ SEGMENT_TYPES = (FieldType.CATEGORY, FieldType.TEXT, FieldType.BOOLEAN, FieldTyp
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Field(_Frozen):

@@ -109,7 +109,10 @@ class PolicyLibrary:
 
     async def verified(self, parts: PolicyParts) -> LoadedPolicy:
         """The policy built from its bundle's bytes as they are now. Raises `UnknownVersion`."""
-        recipe = await self.recipe(parts)
+        return await self.tried(await self.recipe(parts))
+
+    async def tried(self, recipe: Recipe) -> LoadedPolicy:
+        """The policy of versions that need not be stored, built from its bundle's bytes."""
         return await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
 
     async def recipe(self, parts: PolicyParts) -> Recipe:

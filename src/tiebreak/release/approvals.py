@@ -10,17 +10,17 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from tiebreak.errors import Conflict
+from tiebreak.errors import Conflict, InvalidInput
 from tiebreak.registry.records import SameAuthorAndApprover
 from tiebreak.release import evaluations
 from tiebreak.release.events import happen
+from tiebreak.release.plans import in_force
 from tiebreak.release.releases import Office, check_current, get
 from tiebreak.release.states import Kind, Stage
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
-LIFETIME: Final = timedelta(hours=24)
 MOST_HOURS: Final = 31 * 24
 
 
@@ -34,6 +34,12 @@ class AlreadyApproved(Conflict):
     """This person has approved what the gates said of the release."""
 
     code = "already_approved"
+
+
+class ApprovalTooLong(InvalidInput):
+    """An approval stands no longer than production's version allows."""
+
+    code = "approval_too_long"
 
 
 class NotApproved(Conflict):
@@ -64,16 +70,24 @@ async def approve(
     *,
     approver: str,
     note: str = "",
-    lifetime: timedelta = LIFETIME,
+    lifetime: timedelta | None = None,
 ) -> Approval:
     """Approve what the gates said last, of exactly this policy against exactly this production.
 
-    Raises `SameAuthorAndApprover`, `NotGated`, `ProductionMoved`, `NotInThisState` and
-    `AlreadyApproved`; the database refuses all of these, and more than 31 days, too.
+    Without a lifetime it stands as long as the plan in force lets it; beyond that raises
+    `ApprovalTooLong`. Raises `SameAuthorAndApprover`, `NotGated`, `ProductionMoved`,
+    `NotInThisState` and `AlreadyApproved`; the database refuses these, and more than 31 days, too.
     """
     release = await get(office.db, release_id)
     if approver == release.author:
         raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=approver)
+    longest = timedelta(hours=(await in_force(office, release)).plan.approval_hours)
+    if lifetime is not None and lifetime > longest:
+        raise ApprovalTooLong(
+            hint=f"At most {longest / timedelta(hours=1):g} hours: `release.approval_hours` of the "
+            "version in production.",
+            hours=lifetime / timedelta(hours=1),
+        )
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         found = await evaluations.newest(office.db, release_id, stage)
@@ -97,7 +111,7 @@ async def approve(
             "policy_hash": release.policy_hash,
             "production_seq": release.base_seq,
             "given_at": now,
-            "expires_at": now + lifetime,
+            "expires_at": now + (lifetime or longest),
             "note": note,
         }
         unit.add(tables.release_approvals, [row])

@@ -14,8 +14,8 @@ from tiebreak.release import guards
 from tiebreak.release.approvals import NotApproved, standing
 from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
 from tiebreak.release.events import Event, events_of, happen
-from tiebreak.release.gathering import in_force
 from tiebreak.release.guards import Guard, Watched
+from tiebreak.release.plans import in_force
 from tiebreak.release.releases import (
     Office,
     Release,

@@ -13,11 +13,12 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import PolicyParts
 from tiebreak.registry import records
 from tiebreak.registry.candidates import Changes, candidate
-from tiebreak.registry.policies import Recipe, UnknownVersion
+from tiebreak.registry.policies import Recipe
 from tiebreak.registry.proposals import Change, changed
 from tiebreak.release.releases import Office
 from tiebreak.store.kept import HistoryNotReady, kept, not_ready
 from tiebreak.workflows import versions
+from tiebreak.workflows.versions import UnknownWorkflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +68,21 @@ def evidence_of(evidence: Evidence, draft: Draft) -> Backtest | None:
     return None
 
 
-async def store(office: Office, draft: Draft, *, author: str, reason: str) -> None:
-    """Store the versions that the draft is made of, where they are not.
-
-    Raises `HistoryNotReady` when the history log lacks totals that it reads, and `EntityChanged`.
-    """
-    workflow, rules = draft.recipe.workflow, draft.recipe.rule_set
-    try:
-        await office.library.recipe(draft.parts)
-    except UnknownVersion:
-        await versions.load(office.lane, workflow, rules, author=author, reason=reason)
+async def check_history(office: Office, draft: Draft) -> None:
+    """Raises `HistoryNotReady` when the log lacks totals that the draft reads, `EntityChanged`."""
+    workflow = draft.recipe.workflow
     try:
         async with office.db.connection() as conn:
             await kept(conn, workflow.name, HistoryPlan(workflow))
     except HistoryNotReady:
-        stored = await versions.addressed(office.db, workflow.name, workflow.version)
+        try:
+            stored = await versions.addressed(office.db, workflow.name, workflow.version)
+        except UnknownWorkflow:
+            raise HistoryNotReady(
+                hint="Store the version with `tiebreak workflow load PATH --reason WHY`, then run "
+                f"`tiebreak history rebuild {workflow.name}`, then do this again.",
+                workflow=workflow.name,
+            ) from None
         raise not_ready(workflow.name, stored.version.ordinal) from None
 
 

@@ -16,7 +16,8 @@ from tiebreak.release import evaluations
 from tiebreak.release.evaluations import Evaluation
 from tiebreak.release.gate_results import Gathered, Result, passed
 from tiebreak.release.gates import judge
-from tiebreak.release.gathering import InForce, gather, hash_of, in_force
+from tiebreak.release.gathering import gather, hash_of
+from tiebreak.release.plans import InForce, in_force
 from tiebreak.release.releases import Office, Release, get
 from tiebreak.release.states import Kind, Stage, State, after
 

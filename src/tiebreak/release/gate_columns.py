@@ -22,8 +22,9 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 DAY_MICROSECONDS = 86_400_000_000
 REVIEW = 2
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPREAD = np.int64(-7046029254386353131)  # 2**64 / golden ratio: neighbours lie far apart
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _OF_A_SCORE = {
     "as_of": "i8",
     "ticket": "i8",  # a hash of its id, which is as wide for every ticket
@@ -109,17 +110,21 @@ class Sides:
         ):
             for name in names:
                 columns[name] = side[name][places]
-        columns["is_live"] = ~_is_among(_keys(columns), _keys(self.imported))
+        columns["is_live"] = ~_is_among(keys_of(columns), keys_of(self.imported))
         return columns
 
-    def unscored(self, since: datetime, through: datetime) -> int:
-        """Tickets that production decided between two moments and the candidate did not score."""
+    def live(self) -> Columns:
+        """What the candidate scored of tickets that arrived live, decided by whomever."""
+        return self.scores[~_is_among(keys_of(self.scores), keys_of(self.imported))]
+
+    def unscored(self, since: datetime, through: datetime) -> Columns:
+        """What production decided between two moments and the candidate did not score."""
         if self.decisions is None:
-            return 0
+            return self.scores[:0]
         at = moments(self.decisions["as_of"])
-        is_asked = (at >= _microseconds(since)) & (at <= _microseconds(through))
-        keys = _keys(self.decisions[is_asked & (self.decisions["is_whole"] == 1)])
-        return len(np.unique(keys[~_is_among(keys, _keys(self.scores))]))
+        is_asked = (at >= microseconds(since)) & (at <= microseconds(through))
+        asked = self.decisions[is_asked & (self.decisions["is_whole"] == 1)]
+        return asked[~_is_among(keys_of(asked), keys_of(self.scores))]
 
 
 async def read_sides(
@@ -159,10 +164,16 @@ async def _others(
     return await fixed(db, _DECISIONS, *arguments, types=_DECISION_TYPES), imported
 
 
+def sampled(columns: Columns, seed: int, size: int) -> Columns:
+    """So many of the revisions at most, by a hash with the seed."""
+    order = np.argsort(_mixed(keys_of(columns), seed), kind="stable")
+    return columns[order[:size]]
+
+
 def span(columns: Columns) -> tuple[datetime, datetime]:
     """The first and the last `as_of`, of at least one."""
     at = moments(columns["as_of"])
-    first, last = (_EPOCH + timedelta(microseconds=int(each)) for each in (at.min(), at.max()))
+    first, last = (EPOCH + timedelta(microseconds=int(each)) for each in (at.min(), at.max()))
     return first, last
 
 
@@ -178,7 +189,7 @@ def _by_rules_alone(scores: Columns) -> Columns:
 def _matches(scores: Columns, decisions: Columns) -> tuple[Ints, Ints]:
     """Places of a score and of a decision on the same revision, for each such pair."""
     sides = [
-        pl.DataFrame({"key": _keys(side)}).with_row_index(name)
+        pl.DataFrame({"key": keys_of(side)}).with_row_index(name)
         for name, side in (("score", scores), ("decision", decisions))
     ]
     pairs = sides[0].join(sides[1], on="key")
@@ -199,18 +210,31 @@ def _newest(tickets: Ints, revisions: NDArray[np.int32], ordinals: NDArray[np.in
     return ordered["place"].to_numpy()[is_last].astype(np.int64)
 
 
-def _keys(columns: Columns) -> Ints:
+def keys_of(columns: Columns) -> Ints:
     """A number for each revision of each ticket, as unlikely to meet another as their hashes."""
-    return columns["ticket"] + columns["revision"] * _SPREAD
+    return numbered(columns["ticket"], columns["revision"])
+
+
+def numbered(tickets: Ints, revisions: NDArray[Any]) -> Ints:
+    """The same of hashes of tickets, and revisions."""
+    return tickets + revisions * _SPREAD
+
+
+def _mixed(keys: Ints, seed: int) -> NDArray[np.uint64]:
+    """Another number for each key and seed, as if drawn (the finalizer of SplitMix64)."""
+    mixed = keys.view(np.uint64) ^ np.uint64(seed)
+    for shift, factor in _MIX:
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _is_among(keys: Ints, others: Ints) -> Bools:
     return pl.Series(keys).is_in(pl.Series(others).implode()).to_numpy()
 
 
-def _microseconds(moment: datetime) -> int:
+def microseconds(moment: datetime) -> int:
     """Since 1970, exactly."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 _RANGE = """

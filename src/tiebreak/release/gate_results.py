@@ -49,9 +49,10 @@ class Coverage:
 
     since: datetime | None
     through: datetime | None
-    unscored: int | None  # None: it scores a share of the tickets, so what it left is not told
+    unscored: int | None  # of those that its share selects; None: nothing is compared yet
     share: float  # of the tickets that the candidate is to score
     quarantine: str | None  # why it is in quarantine
+    earlier: Sequence[str] = ()  # why it was in quarantine before its shadow was started again
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Again:
     elsewhere: int  # made by another engine, and equal within its tolerance
     seconds: float | None  # a ticket, deciding them again
     problem: str = ""
+    erased: int = 0  # drawn, but gone since
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ import polars as pl
 from tiebreak.core.arbitrate import Route
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.policy import Policy
-from tiebreak.core.stored import Columns, loaded_columns
+from tiebreak.core.stored import Columns as Given
+from tiebreak.core.stored import loaded_columns
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.decisions.replay import EXPECTED, SCORE_TOLERANCE, Cause, replay
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import PolicyLibrary
-from tiebreak.release.gate_columns import Pair
+from tiebreak.release.gate_columns import EPOCH, Pair, sampled
 from tiebreak.release.gate_results import Again, Missing
 from tiebreak.store import contexts, kept
+from tiebreak.store.columns import Columns, moments
 from tiebreak.store.database import Database
 
 Row = dict[str, Any]
@@ -42,36 +44,48 @@ class Sampler:
     pair: Pair
     seed: int
     size: int
-    known_by: datetime
 
-    async def draw(self) -> Drawn:
-        """The keys of the sample."""
+    async def draw(self, columns: Columns) -> Drawn:
+        """Of these scores, the keys of the sample."""
+        chosen = sampled(columns, self.seed, self.size)
+        at = [EPOCH + timedelta(microseconds=each) for each in moments(chosen["as_of"]).tolist()]
+        keys = (at, chosen["ticket"].tolist(), chosen["revision"].tolist())
         pair = self.pair
         async with self.db.connection() as conn:
-            rows = await conn.fetch(
-                _DRAW, pair.workflow, pair.policy_hash, self.seed, self.size, self.known_by
-            )
+            rows = await conn.fetch(_NAMED, *keys, pair.workflow, pair.policy_hash)
         return [[row[name] for row in rows] for name in _KEY]
 
-    async def scores(self, drawn: Drawn, policy: Policy) -> tuple[Again, Missing | None]:
-        """Shadow scores made again by the candidate, and what its features miss."""
-        pair = self.pair
-        async with self.db.connection() as conn:
-            found = await conn.fetch(_SCORES, *drawn, pair.workflow, pair.policy_hash)
-            rows = [dict(row) for row in found]
-            keys = (pair.workflow, self.seed, self.size)
-            past = [dict(row) for row in await conn.fetch(_IMPORTED, *keys)]
+    async def scores(self, drawn: Drawn, policy: Policy) -> Again:
+        """Shadow scores made again by the candidate."""
+        rows = await self._scored(drawn)
+        erased = len(drawn[0]) - len(rows)
         if not rows:
-            return Again(0, 0, 0, None), None
+            return Again(0, 0, 0, None, erased=erased)
         try:
             given = await self._given(rows, policy)
             decisions, seconds = await asyncio.to_thread(_timed, given, policy)
-            missing = await self._missing(rows, decisions, past, policy)
         except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - it is told
             # Its name alone: messages of libraries may quote values.
             problem = f"The candidate fails on the sample: {type(error).__name__}."
-            return Again(len(rows), len(rows), 0, None, problem), None
-        return _again(rows, decisions, seconds), missing
+            return Again(len(rows), len(rows), 0, None, problem, erased)
+        return replace(_again(rows, decisions, seconds), erased=erased)
+
+    async def missing(self, drawn: Drawn, policy: Policy) -> Missing | None:
+        """What the features of the candidate's model miss on live tickets, and on imported ones.
+
+        None without a model, and when its features cannot be made, which is no evidence either.
+        """
+        if policy.model is None:
+            return None
+        live = await self._scored(drawn)
+        async with self.db.connection() as conn:
+            found = await conn.fetch(_IMPORTED, self.pair.workflow, self.seed, self.size)
+        past = [dict(row) for row in found]
+        try:
+            lacking = [await self._absent(rows, policy) for rows in (live, past)]
+        except (Exception, pl.exceptions.PanicException):  # noqa: BLE001 - whatever it is
+            return None
+        return Missing(lacking[0], lacking[1], len(live), len(past))
 
     async def decisions(self, drawn: Drawn, production: Policy) -> Again:
         """Production's decisions on the same tickets, replayed."""
@@ -92,7 +106,14 @@ class Sampler:
         different = sum(n for cause, n in report.counts.items() if cause not in EXPECTED)
         return Again(compared, different, report.counts[Cause.FINGERPRINT], seconds)
 
-    async def _given(self, rows: Sequence[Row], policy: Policy) -> Columns:
+    async def _scored(self, drawn: Drawn) -> list[Row]:
+        """The scores of the sample with their tickets, without erased ones."""
+        pair = self.pair
+        async with self.db.connection() as conn:
+            found = await conn.fetch(_SCORES, *drawn, pair.workflow, pair.policy_hash)
+        return [dict(row) for row in found]
+
+    async def _given(self, rows: Sequence[Row], policy: Policy) -> Given:
         """The tickets as the policy takes them; context that they were not given, from the log."""
         plan = policy.features_plan.history
         fields, context = loaded_columns(rows, ticket_schema(policy.workflow), plan.context_columns)
@@ -103,25 +124,21 @@ class Sampler:
             whole = await contexts.complete(conn, log, fields, context, self.entity_secret)
         return fields, whole
 
-    async def _missing(
-        self, rows: Sequence[Row], decisions: Decisions, past: Sequence[Row], policy: Policy
-    ) -> Missing | None:
-        if policy.model is None:
-            return None
+    async def _absent(self, rows: Sequence[Row], policy: Policy) -> dict[str, float]:
+        """The share of tickets in which each feature of the model is missing."""
+        assert policy.model is not None
         names = [spec.name for spec in policy.model.features]
-        is_live = pl.Series([row["origin"] != "import" for row in rows], dtype=pl.Boolean)
-        live = decisions.frame.filter(is_live)
-        imported = live.clear()
-        if past:
-            imported, _ = policy.features_plan.columns(*await self._given(past, policy))
-        return Missing(_absent(live, names), _absent(imported, names), live.height, len(past))
+        if not rows:
+            return dict.fromkeys(names, 0.0)
+        frame, _ = policy.features_plan.columns(*await self._given(rows, policy))
+        return _absent(frame, names)
 
 
 async def _whole(pairs: Sequence[tuple[Row, Row]]) -> AsyncIterator[Sequence[tuple[Row, Row]]]:
     yield pairs
 
 
-def _timed(given: Columns, policy: Policy) -> tuple[Decisions, float]:
+def _timed(given: Given, policy: Policy) -> tuple[Decisions, float]:
     """Decisions, and seconds a ticket once everything is compiled."""
     decide(given[0].head(2), given[1].head(2), policy)
     begun = time.perf_counter()
@@ -173,9 +190,7 @@ def _made(decisions: Decisions) -> Mapping[str, pl.Series]:
 
 
 def _absent(frame: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:
-    """The share of rows in which each feature is null or NaN; nothing is missing of no rows."""
-    if not frame.height:
-        return dict.fromkeys(names, 0.0)
+    """The share of rows in which each feature is null or NaN, of at least one."""
     is_absent = [
         (pl.col(n).is_null() | (pl.col(n).is_nan() if frame[n].dtype.is_float() else False)).mean()
         for n in names
@@ -188,12 +203,17 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in _KEY)
 
 
-_DRAW = """
-    SELECT as_of, ticket_id, revision FROM ml_shadow_scores
-    WHERE workflow = $1 AND policy_hash = $2 AND as_of <= $5
-    ORDER BY hashtextextended(ticket_id, $3), revision LIMIT $4
-"""
 _DRAWN = "unnest($1::timestamptz[], $2::text[], $3::int[]) AS drawn (as_of, ticket_id, revision)"
+# By the key's index for each: `OFFSET 0` keeps Postgres from reading a year to join it.
+_NAMED = """
+    SELECT drawn.as_of, s.ticket_id, drawn.revision
+    FROM unnest($1::timestamptz[], $2::int8[], $3::int[]) AS drawn (as_of, ticket, revision),
+    LATERAL (
+        SELECT ticket_id FROM ml_shadow_scores
+        WHERE as_of = drawn.as_of AND workflow = $4 AND policy_hash = $5
+          AND revision = drawn.revision AND hashtextextended(ticket_id, 0) = drawn.ticket
+        OFFSET 0) s
+"""
 _SCORES = f"""
     SELECT s.*, t.content, t.context, t.ticket_hash, t.origin
     FROM {_DRAWN} JOIN ml_shadow_scores s USING (as_of, ticket_id, revision)

@@ -56,7 +56,9 @@ def replay(gathered: Gathered, limits: ReplayLimits) -> Result:
         return Result("replay", Verdict.FAIL, different, 0, told, hint, detail)
     needed = LEAST_REPLAYED if gathered.production is not None else 0
     if scores.compared < LEAST_REPLAYED or decisions.compared < needed:
-        hint = "Leave it in shadow; erased tickets cannot be replayed."
+        hint = "Leave it in shadow: what it scored and production decided is made again."
+        if scores.erased:
+            hint += f" {scores.erased:,} of the sampled tickets are erased and cannot be."
         return Result("replay", Verdict.NO_EVIDENCE, 0, 0, sentence, hint, detail)
     return Result("replay", Verdict.PASS, 0, 0, sentence, "", detail | {"sample": limits.sample})
 

@@ -17,6 +17,10 @@ from tiebreak.release.gate_columns import DAY_MICROSECONDS
 from tiebreak.release.gate_results import Gathered, Result, Verdict
 
 UNNOTICED_SECONDS = 0.001  # a ticket: below, it does not matter how fast production is
+LEFT_OUT = (
+    "Find out on which tickets the candidate fails; where it was given a smaller share, or left "
+    "some out, start its shadow again with that `--share` and `--since`."
+)
 SHADOW_ON = "Leave it in shadow, or let it score from an earlier moment on."
 
 
@@ -72,7 +76,9 @@ def errors(gathered: Gathered, limits: ErrorLimits) -> Result:
     left = coverage.unscored or 0
     share = (without + left) / (scored.count + left)
     is_few = share <= limits.share
-    told = "" if coverage.unscored is not None else " It scores a share of the tickets only."
+    told = "" if coverage.share == 1 else f" Its share of {coverage.share:.2%} selects them."
+    if coverage.earlier:
+        told += f" It was in quarantine before: {'; '.join(coverage.earlier)}"
     return Result(
         "errors",
         Verdict.PASS if is_few else Verdict.FAIL,
@@ -80,8 +86,12 @@ def errors(gathered: Gathered, limits: ErrorLimits) -> Result:
         limits.share,
         f"{left:,} tickets have no shadow score and {without:,} none by the model, "
         f"{share:.2%} of {scored.count + left:,}; at most {limits.share:.2%} may.{told}",
-        "" if is_few else "Find out on which tickets the candidate fails.",
-        {"unscored": coverage.unscored, "without_model": without},
+        "" if is_few else LEFT_OUT,
+        {
+            "unscored": coverage.unscored,
+            "without_model": without,
+            "quarantines": list(coverage.earlier),
+        },
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,13 +22,15 @@ from tiebreak.release.gate_columns import (
     Bools,
     Pair,
     Scored,
+    Sides,
     read_sides,
 )
-from tiebreak.release.gate_coverage import cover, read_times
+from tiebreak.release.gate_coverage import count_unscored, cover, read_times
 from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Missing
 from tiebreak.release.gate_sample import Sampler
 from tiebreak.release.gate_statistics import Compared, compare
 from tiebreak.release.gate_texts import Slices, read_slices, read_truth
+from tiebreak.release.plans import production_of
 from tiebreak.release.releases import Office, Release
 from tiebreak.release.states import Kind, Stage
 from tiebreak.store.columns import Columns
@@ -38,25 +39,6 @@ from tiebreak.store.database import Database
 Floats = NDArray[np.float64]
 LEAST_OF_EITHER = 2  # labels, below which nothing is compared
 LEAST_CAPACITY = 0.01  # share of tickets, where production sends hardly any to review
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """The release section that a candidate is held to, and whose version it stands in."""
-
-    plan: ReleasePlan
-    workflow_version: str
-
-
-async def in_force(office: Office, release: Release) -> InForce:
-    """The section of the version in production; where that has none, the candidate's."""
-    hashes = [await _production(office.db, release), release.policy_hash]
-    for policy_hash in hashes:
-        if policy_hash is not None:
-            recipe = await office.library.recipe(await office.library.parts(policy_hash))
-            if recipe.workflow.release != ReleasePlan() or policy_hash == release.policy_hash:
-                return InForce(recipe.workflow.release, recipe.parts.workflow_version)
-    raise AssertionError("the last one is always taken")
 
 
 async def gather(
@@ -72,7 +54,7 @@ async def gather(
     db, library = office.db, office.library
     loaded = await library.verified(await library.parts(release.policy_hash))
     candidate = loaded.policy
-    before = await _production(db, release)
+    before = await production_of(db, release)
     production = None if before is None else (await library.get(before)).policy
     pair = Pair(release.workflow, release.policy_hash, before)
     seed = seed_of(release, known_by)
@@ -81,8 +63,9 @@ async def gather(
     sides = await read_sides(db, pair, times.since, times.through, known_by=known_by)
     columns = await asyncio.to_thread(sides.paired)
     size = plan.gates.replay.sample
-    sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, size, known_by)
-    coverage = await asyncio.to_thread(cover, release, sides, columns, times, events)
+    sampler = Sampler(db, library, office.keyring.entity_key, pair, seed, size)
+    unscored = await count_unscored(db, office.keyring.sampling_key, pair, sides, columns, times)
+    coverage = cover(release, events, times, unscored)
     ranking = _ranking(columns, candidate, production)
     capacity = _capacity(plan, columns, coverage)
 
@@ -100,7 +83,7 @@ async def gather(
     ) = await asyncio.gather(
         labelled(),
         _slices(db, columns, plan, candidate.workflow, production),
-        _again(sampler, candidate, production),
+        _again(sampler, sides, columns, candidate, production),
     )
     backtest, problem = _backtest(evidence, release, before)
     return Gathered(
@@ -134,18 +117,13 @@ def seed_of(release: Release, known_by: datetime) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
 
 
-async def _production(db: Database, release: Release) -> str | None:
-    """The hash of the policy that the release was proposed against."""
-    async with db.connection() as conn:
-        return await conn.fetchval(_PRODUCTION, release.workflow, release.base_seq)
-
-
 async def _again(
-    sampler: Sampler, candidate: Policy, production: Policy | None
+    sampler: Sampler, sides: Sides, columns: Columns, candidate: Policy, production: Policy | None
 ) -> tuple[Again, Missing | None, Again]:
-    """A sample of shadow scores, made again, what it misses, and production's decisions on it."""
-    drawn = await sampler.draw()
-    scores, missing = await sampler.scores(drawn, candidate)
+    """A sample of what is compared, made again by both; and what live tickets miss."""
+    drawn = await sampler.draw(columns)
+    scores = await sampler.scores(drawn, candidate)
+    missing = await sampler.missing(await sampler.draw(sides.live()), candidate)
     if production is None:
         return scores, missing, Again(0, 0, 0, None)
     return scores, missing, await sampler.decisions(drawn, production)
@@ -251,7 +229,6 @@ def hash_of(scored: Scored) -> str:
     return digest.hexdigest()
 
 
-_PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
            count(*) FILTER (WHERE band < hard_floor) AS below

@@ -16,7 +16,7 @@ from tiebreak.backtest.evidence import Backtest
 from tiebreak.core.policy import PolicyParts
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.registry import canaries, records
-from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.policies import LoadedPolicy, PolicyLibrary, Recipe
 from tiebreak.registry.proposals import ModelUnfit
 from tiebreak.registry.records import ProductionMoved
 from tiebreak.release.events import Subject, happen, state_now
@@ -25,6 +25,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
+from tiebreak.workflows import versions
 
 Position = tuple[datetime, UUID]  # of a release: its time and id
 
@@ -109,9 +110,20 @@ async def propose(
 
     Raises `BacktestOfAnother`, `UnknownVersion`, and `ModelUnfit` when its bundle does not load.
     """
-    await check_builds(office.library, parts)
+    recipe = await office.library.recipe(parts)
+    return await propose_new(office, recipe, backtest, author=author, reason=reason)
+
+
+async def propose_new(
+    office: Office, recipe: Recipe, backtest: Backtest, *, author: str, reason: str
+) -> Release:
+    """Propose a policy, and store its versions with it; a refused one leaves nothing.
+
+    Raises `BacktestOfAnother`, and `ModelUnfit` when its bundle does not load.
+    """
+    _check_fit(await office.library.tried(recipe), recipe.parts)
     async with office.lane.unit() as unit:
-        return await _propose(unit, parts, backtest, author, reason)
+        return await _propose(unit, recipe, backtest, author, reason)
 
 
 async def withdraw(office: Office, release_id: UUID, *, actor: str, reason: str) -> Release:
@@ -132,11 +144,12 @@ async def rebase(
     """
     old = await get(office.db, release_id)
     parts = await office.library.parts(old.policy_hash)
-    await check_builds(office.library, parts)
+    recipe = await office.library.recipe(parts)
+    _check_fit(await office.library.tried(recipe), parts)
     async with office.lane.unit() as unit:
         if await records.lock(unit, old.workflow) == old.base_seq:
             raise StillCurrent(hint="Go on with the release.", release=str(release_id))
-        new = await _propose(unit, parts, backtest, author, reason)
+        new = await _propose(unit, recipe, backtest, author, reason)
         detail = {"reason": reason, "successor": str(new.release_id)}
         await _end(unit, office.keyring, old, Kind.VOIDED, author, detail)
     return new
@@ -197,9 +210,7 @@ async def open_releases(db: Database) -> list[Release]:
 
 async def check_builds(library: PolicyLibrary, parts: PolicyParts) -> None:
     """Raises `UnknownVersion`, and `ModelUnfit` when the bundle does not load or does not fit."""
-    problem = (await library.build(parts)).problem
-    if problem is not None:
-        raise ModelUnfit(problem.message, hint=problem.hint, workflow=parts.workflow)
+    _check_fit(await library.build(parts), parts)
 
 
 def check_backtest(parts: PolicyParts, backtest: Backtest, production: str | None) -> None:
@@ -244,12 +255,22 @@ async def check_state(unit: Unit, release: Release, allowed: Sequence[State], wh
         )
 
 
+def _check_fit(loaded: LoadedPolicy, parts: PolicyParts) -> None:
+    problem = loaded.problem
+    if problem is not None:
+        raise ModelUnfit(problem.message, hint=problem.hint, workflow=parts.workflow)
+
+
 async def _propose(
-    unit: Unit, parts: PolicyParts, backtest: Backtest, author: str, reason: str
+    unit: Unit, recipe: Recipe, backtest: Backtest, author: str, reason: str
 ) -> Release:
+    parts = recipe.parts
     seq = await records.lock(unit, parts.workflow)
     production = await unit.conn.fetchval(_PRODUCTION, parts.workflow, seq)
     check_backtest(parts, backtest, production)
+    version = await versions.keep(
+        unit, recipe.workflow, recipe.rule_set, author=author, reason=reason
+    )
     await records.store_policy(unit, parts, author=author)
     row: dict[str, Any] = {
         "release_id": uuid.uuid4(),
@@ -264,7 +285,9 @@ async def _propose(
     unit.add(tables.releases, [row])
     await unit.flush()
     release = Release(**row, state=State.DRAFT)
-    detail = {"backtest": backtest.id, "base_seq": seq, "reason": reason}
+    detail: dict[str, object] = {"backtest": backtest.id, "base_seq": seq, "reason": reason}
+    if version is not None:
+        detail["version"] = version.ordinal
     await happen(unit, release.subject, Kind.PROPOSED, actor=author, detail=detail)
     return release
 

@@ -201,7 +201,9 @@ class ApprovalRequest(Shape):
 
     stage: Stage = Field(examples=["promotion"])
     note: Note = ""
-    hours: Hours = Field(24, description="How long it is valid.")
+    hours: Hours | None = Field(
+        None, description="How long it is valid; default, and at most: `release.approval_hours`."
+    )
 
 
 class Promotion(Shape):

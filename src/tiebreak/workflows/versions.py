@@ -87,37 +87,64 @@ class KnobChange:
 async def load(
     lane: Lane, workflow: Workflow, rules: RuleSet, *, author: str, reason: str
 ) -> Loaded:
-    """Store a workflow as its next version, unless it equals the newest one.
+    """Store a workflow as its next version, unless it equals the latest one.
 
     Going back to older content is a new version too. Raises `ReasonMissing`.
     """
     if not reason.strip():
         raise ReasonMissing(hint="Say why with `--reason`.")
     async with lane.unit() as unit:
-        await unit.conn.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('workflow:' || $1, 0))", workflow.name
-        )
-        newest = await unit.conn.fetchrow(_NEWEST, workflow.name)
+        await _lock(unit, workflow.name)
+        latest = await unit.conn.fetchrow(_LATEST, workflow.name)
         addresses = (workflow.version, rules.version)
-        if newest and (newest["workflow_version"], newest["rules_version"]) == addresses:
-            return Loaded(_version(newest), is_new=False)
-        before = None if newest is None else Workflow.model_validate_json(newest["config"]).knobs
-        row: dict[str, Any] = {
-            "workflow": workflow.name,
-            "ordinal": 1 if newest is None else newest["ordinal"] + 1,
-            "workflow_version": workflow.version,
-            "rules_version": rules.version,
-            "config": _canonical(workflow),
-            "rules": _canonical(rules),
-            "created_at": datetime.now(UTC),
-            "author": author,
-            "reason": reason,
-        }
-        changed = await _store(unit, row, _changes(before, workflow.knobs))
+        if latest and (latest["workflow_version"], latest["rules_version"]) == addresses:
+            return Loaded(_version(latest), is_new=False)
+        return await _store(unit, workflow, rules, author, reason, "workflow.loaded")
+
+
+async def keep(
+    unit: Unit, workflow: Workflow, rules: RuleSet, *, author: str, reason: str
+) -> Version | None:
+    """Store what a release is proposed of, None where it is stored; it does not become the latest.
+
+    The unit is to note the ordinal with the release (`_LATEST`).
+    """
+    await _lock(unit, workflow.name)
+    addresses = (workflow.name, workflow.version, rules.version)
+    if await unit.conn.fetchval(_IS_STORED, *addresses):
+        return None
+    found = await _store(unit, workflow, rules, author, reason, "workflow.proposed")
+    await unit.flush()
+    return found.version
+
+
+async def _lock(unit: Unit, workflow: str) -> None:
+    await unit.conn.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('workflow:' || $1, 0))", workflow
+    )
+
+
+async def _store(
+    unit: Unit, workflow: Workflow, rules: RuleSet, author: str, reason: str, action: str
+) -> Loaded:
+    newest = await unit.conn.fetchrow(_NEWEST, workflow.name)
+    before = None if newest is None else Workflow.model_validate_json(newest["config"]).knobs
+    row: dict[str, Any] = {
+        "workflow": workflow.name,
+        "ordinal": 1 if newest is None else newest["ordinal"] + 1,
+        "workflow_version": workflow.version,
+        "rules_version": rules.version,
+        "config": _canonical(workflow),
+        "rules": _canonical(rules),
+        "created_at": datetime.now(UTC),
+        "author": author,
+        "reason": reason,
+    }
+    changed = _add(unit, row, _changes(before, workflow.knobs), action)
     return Loaded(_version(row), is_new=True, changed_knobs=changed)
 
 
-async def _store(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any]) -> tuple[str, ...]:
+def _add(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any], action: str) -> tuple[str, ...]:
     shared = {key: row[key] for key in ("workflow", "ordinal", "created_at", "author", "reason")}
     unit.add(tables.workflow_versions, [row])
     if knobs:
@@ -132,20 +159,25 @@ async def _store(unit: Unit, row: Mapping[str, Any], knobs: dict[str, Any]) -> t
         "changed_knobs": list(knobs),
         "reason": row["reason"],
     }
-    journal = entry(row["author"], "workflow.loaded", row["workflow"], detail)
+    journal = entry(row["author"], action, row["workflow"], detail)
     unit.add(tables.system_audit, [journal])
     return tuple(knobs)
 
 
 async def latest(db: Database, workflow: str) -> Stored:
-    """The newest version of a workflow. Raises `UnknownWorkflow`, `AlteredVersion`."""
-    return await _one(db, workflow, _stored(workflow).limit(1))
+    """The newest version of a workflow that was loaded or came into production.
+
+    Proposing one does not make it so. Raises `UnknownWorkflow`, `AlteredVersion`.
+    """
+    async with db.connection() as conn:
+        row = await conn.fetchrow(_LATEST, workflow)
+    ordinal = None if row is None else row["ordinal"]
+    return await _one(db, workflow, _ordinal(workflow, ordinal))
 
 
 async def get(db: Database, workflow: str, ordinal: int) -> Stored:
     """One version of a workflow. Raises `UnknownWorkflow`, `AlteredVersion`."""
-    table = tables.workflow_versions
-    return await _one(db, workflow, _stored(workflow).where(table.c.ordinal == ordinal))
+    return await _one(db, workflow, _ordinal(workflow, ordinal))
 
 
 async def addressed(db: Database, workflow: str, workflow_version: str) -> Stored:
@@ -212,9 +244,26 @@ def knob_values(knobs: Knobs) -> dict[str, float | int | str | None]:
     return values
 
 
-_NEWEST = """
-    SELECT workflow, ordinal, workflow_version, rules_version, config, created_at, author, reason
-    FROM workflow_versions WHERE workflow = $1 ORDER BY ordinal DESC LIMIT 1
+_COLUMNS = "workflow, ordinal, workflow_version, rules_version, config, created_at, author, reason"
+_NEWEST = f"""
+    SELECT {_COLUMNS} FROM workflow_versions WHERE workflow = $1 ORDER BY ordinal DESC LIMIT 1
+"""  # noqa: S608
+_LATEST = f"""
+    SELECT {_COLUMNS} FROM workflow_versions v
+    WHERE workflow = $1 AND (
+        ordinal NOT IN (
+            SELECT (e.detail::json ->> 'version')::int
+            FROM release_events e JOIN releases r USING (release_id)
+            WHERE r.workflow = $1 AND e.kind = 'proposed' AND e.detail::json ->> 'version' <> '')
+        OR (workflow_version, rules_version) IN (
+            SELECT p.workflow_version, p.rules_version
+            FROM release_records JOIN policies p USING (policy_hash)
+            WHERE p.workflow = $1))
+    ORDER BY ordinal DESC LIMIT 1
+"""  # noqa: S608
+_IS_STORED = """
+    SELECT EXISTS (SELECT FROM workflow_versions
+        WHERE workflow = $1 AND workflow_version = $2 AND rules_version = $3)
 """
 
 _VERSION_COLUMNS = [tables.workflow_versions.c[name] for name in Version.__dataclass_fields__]
@@ -239,6 +288,10 @@ def _stored(workflow: str) -> Select[Any]:
     return select(table).where(table.c.workflow == workflow).order_by(table.c.ordinal.desc())
 
 
+def _ordinal(workflow: str, ordinal: int | None) -> Select[Any]:
+    return _stored(workflow).where(tables.workflow_versions.c.ordinal == ordinal)
+
+
 async def _rows(db: Database, query: Select[Any]) -> list[Mapping[str, Any]]:
     async with db.read() as conn:
         return [dict(row) for row in (await conn.execute(query)).mappings()]
@@ -248,8 +301,14 @@ async def _one(db: Database, workflow: str, query: Select[Any]) -> Stored:
     rows = await _rows(db, query)
     if not rows:
         known = [version.workflow for version in await newest_versions(db)]
-        message = f"There is no such version of `{workflow}`." if workflow in known else None
-        raise UnknownWorkflow(message, hint=did_you_mean(workflow, known), workflow=workflow)
+        if workflow in known:
+            ordinals = [str(version.ordinal) for version in await versions_of(db, workflow)]
+            raise UnknownWorkflow(
+                f"There is no such version of `{workflow}`.",
+                hint=f"There are: {', '.join(reversed(ordinals))}.",
+                workflow=workflow,
+            )
+        raise UnknownWorkflow(hint=did_you_mean(workflow, known), workflow=workflow)
     row = rows[0]
     for text, address in (("config", "workflow_version"), ("rules", "rules_version")):
         if hashlib.sha256(row[text].encode()).hexdigest() != row[address]:

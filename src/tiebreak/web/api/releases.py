@@ -200,7 +200,7 @@ async def approve_release(request: Request, release_id: str = RELEASE) -> Respon
         wanted.stage,
         approver=actor_of(request).person,
         note=wanted.note,
-        lifetime=timedelta(hours=wanted.hours),
+        lifetime=None if wanted.hours is None else timedelta(hours=wanted.hours),
     )
     return answered(asdict(given))
 
