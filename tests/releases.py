@@ -59,7 +59,7 @@ async def tell(office: Office, release: Release, *kinds: Kind, actor: str = "ann
     for kind in kinds:
         async with office.lane.unit() as unit:
             await records.lock(unit, release.workflow)
-            await happen(unit, release.subject, kind, actor=actor)
+            await happen(unit, release.subject, kind, actor=actor, detail={"reason": "test"})
 
 
 async def gated(

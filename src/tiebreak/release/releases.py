@@ -107,11 +107,12 @@ async def propose(
 ) -> Release:
     """Propose a policy whose versions are stored; `backtest` is of exactly it against production.
 
-    Raises `BacktestOfAnother`, `UnknownVersion`, and `ModelUnfit` when its bundle does not load.
+    Raises `BacktestOfAnother`, `UnknownVersion`, `ModelUnfit` when its bundle does not load, and
+    `ForgedRelease` when what is in production is.
     """
     await check_builds(office.library, parts)
     async with office.lane.unit() as unit:
-        return await _propose(unit, parts, backtest, author, reason)
+        return await _propose(unit, office.keyring, parts, backtest, author, reason)
 
 
 async def withdraw(office: Office, release_id: UUID, *, actor: str, reason: str) -> Release:
@@ -136,7 +137,7 @@ async def rebase(
     async with office.lane.unit() as unit:
         if await records.lock(unit, old.workflow) == old.base_seq:
             raise StillCurrent(hint="Go on with the release.", release=str(release_id))
-        new = await _propose(unit, parts, backtest, author, reason)
+        new = await _propose(unit, office.keyring, parts, backtest, author, reason)
         detail = {"reason": reason, "successor": str(new.release_id)}
         await _end(unit, office.keyring, old, Kind.VOIDED, author, detail)
     return new
@@ -245,11 +246,11 @@ async def check_state(unit: Unit, release: Release, allowed: Sequence[State], wh
 
 
 async def _propose(
-    unit: Unit, parts: PolicyParts, backtest: Backtest, author: str, reason: str
+    unit: Unit, keyring: Keyring, parts: PolicyParts, backtest: Backtest, author: str, reason: str
 ) -> Release:
     seq = await records.lock(unit, parts.workflow)
-    production = await unit.conn.fetchval(_PRODUCTION, parts.workflow, seq)
-    check_backtest(parts, backtest, production)
+    production = await records.newest(unit, keyring, parts.workflow)
+    check_backtest(parts, backtest, None if production is None else production.policy_hash)
     await records.store_policy(unit, parts, author=author)
     row: dict[str, Any] = {
         "release_id": uuid.uuid4(),
@@ -317,7 +318,6 @@ async def _read(db: Database, query: Select[Any]) -> list[Release]:
 
 
 _COLUMNS = tuple(name for name in Release.__slots__ if name != "state")
-_PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _IS_CANARY = """
     SELECT release_id = $2 AND percent > 0 FROM canary_records
     WHERE workflow = $1 ORDER BY seq DESC LIMIT 1
