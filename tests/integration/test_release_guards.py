@@ -350,6 +350,7 @@ async def test_no_approval_outlives_bad_news(
 ) -> None:
     """Whatever the times say that its writer gives."""
     mine = {"release_id": scene.canary}
+    given: Row = {}
     if stage is Stage.PROMOTION:
         passed = evaluation(scene, **mine, policy="canary")
         await insert(app, "gate_evaluations", passed)
