@@ -14,6 +14,7 @@ import typer
 from tiebreak import cli, errors
 from tiebreak.cli import exits
 from tiebreak.cli.output import Output
+from tiebreak.workflows.versions import ReasonMissing
 
 
 def tiebreak(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +69,28 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     for function in functions:
         assert function is not None
         assert "Example" in (function.__doc__ or ""), f"{name}: {function.__name__}"
+
+
+@pytest.mark.parametrize("name", [*cli.commands(), *cli.parts("release")])
+def test_every_reason_says_something(name: str) -> None:
+    module = cli.module_of(name)
+    application: typer.Typer | None = getattr(module, "app", None)
+    if application is None:
+        application = typer.Typer()
+        application.command()(module.command)
+    command = typer.main.get_command(application)
+    for each in [command, *getattr(command, "commands", {}).values()]:
+        for option in each.params:
+            if option.name == "reason":
+                assert option.process_value(typer.Context(each), "why") == "why"
+                with pytest.raises(ReasonMissing):
+                    option.process_value(typer.Context(each), " \t")
+
+
+def test_a_blank_reason_is_invalid_input() -> None:
+    done = tiebreak("release", "demote", "locate", "--reason", " ", "--json")
+    assert done.returncode == 3
+    assert orjson.loads(done.stdout)["error"]["code"] == "reason_missing"
 
 
 def test_version() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
+import orjson
 import pytest
 from tests import releases
 from tests.databases import DatabaseUrls, execute, run
@@ -20,10 +21,12 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.registry import records
+from tiebreak.registry.records import SameAuthorAndApprover
+from tiebreak.release import releases as ways
 from tiebreak.release.approvals import approve
 from tiebreak.release.demotion import Target, demote
 from tiebreak.release.promotion import promote
-from tiebreak.release.states import TRANSITIONS, Kind, Stage
+from tiebreak.release.states import TRANSITIONS, VOIDING, Kind, Stage
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 
@@ -111,7 +114,11 @@ async def insert(app: asyncpg.Connection, table: str, row: Row) -> None:
 
 async def refused(app: asyncpg.Connection, table: str, row: Row) -> None:
     with pytest.raises(
-        (asyncpg.InsufficientPrivilegeError, asyncpg.IntegrityConstraintViolationError)
+        (
+            asyncpg.InsufficientPrivilegeError,
+            asyncpg.IntegrityConstraintViolationError,
+            asyncpg.InvalidTextRepresentationError,
+        )
     ):
         async with app.transaction():
             await insert(app, table, row)
@@ -127,7 +134,7 @@ def record(scene: Scene, **more: Any) -> Row:
         "bundle_digest": policy.bundle_digest,
         "author": "ann",
         "approver": "bob",
-        "reason": "",
+        "reason": "test",
         "created_at": NOW,
         "mac": b"",
         "kind": "promote",
@@ -167,8 +174,14 @@ def evaluation(scene: Scene, **more: Any) -> Row:
 
 
 def event(scene: Scene, kind: str, **more: Any) -> Row:
-    values = {"release_id": scene.approved, "seq": 6, "actor": "eve", "at": NOW, "detail": "{}"}
+    values = {"release_id": scene.approved, "seq": 6, "actor": "eve", "at": NOW}
+    values["detail"] = '{"reason": "test"}'
     return {**values, "kind": kind, **more}
+
+
+def told(row: Row) -> str:
+    """What the event says of an evaluation."""
+    return orjson.dumps({"evaluation": str(row["evaluation_id"])}).decode()
 
 
 def canary(scene: Scene, **more: Any) -> Row:
@@ -196,7 +209,7 @@ def release(scene: Scene, **more: Any) -> Row:
         "base_seq": 1,
         "backtest_id": "b" * 64,
         "author": "ann",
-        "reason": "",
+        "reason": "test",
         "created_at": NOW,
         **more,
     }
@@ -238,7 +251,9 @@ RECORDS: dict[str, Row] = {
         "approver": None,
         "policy": "modelled",
     },
-    "demoted to what is there": {**BACK, "kind": "demote", "approver": None, "policy": "now"},
+    "rolled back by the word of nobody": {**BACK, "kind": "rollback", "policy": "now"},
+    "without a reason": {"reason": ""},
+    "for a blank reason": {"reason": " \n"},
     "demoted by a release": {"kind": "demote", "approver": None},
     "demoted by two": {**BACK, "kind": "demote"},
 }
@@ -319,8 +334,50 @@ async def test_no_approval_without_gates_and_another_person(
 async def test_gates_that_failed_since_void_what_they_said_before(
     scene: Scene, app: asyncpg.Connection
 ) -> None:
-    await insert(app, "gate_evaluations", evaluation(scene, is_passed=False))
+    failed = evaluation(scene, is_passed=False)
+    await insert(app, "gate_evaluations", failed)
+    await insert(app, "release_events", event(scene, "gated", detail=told(failed)))
     await refused(app, "release_approvals", approval(scene))
+    await refused(app, "release_records", record(scene))
+    again = event(scene, "gated", seq=7, detail=told({"evaluation_id": scene.passed}))
+    await refused(app, "release_events", again)
+
+
+@pytest.mark.parametrize("kind", sorted(VOIDING))
+@pytest.mark.parametrize("stage", Stage)
+async def test_no_approval_outlives_bad_news(
+    scene: Scene, app: asyncpg.Connection, kind: Kind, stage: Stage
+) -> None:
+    """Whatever the times say that its writer gives."""
+    mine = {"release_id": scene.canary}
+    given: Row = {}
+    if stage is Stage.PROMOTION:
+        passed = evaluation(scene, **mine, policy="canary")
+        await insert(app, "gate_evaluations", passed)
+        await insert(
+            app, "release_events", event(scene, "gated", **mine, seq=5, detail=told(passed))
+        )
+        given = approval(scene, **mine, policy="canary", evaluation_id=passed["evaluation_id"])
+        await insert(app, "release_approvals", given)
+    seq = await app.fetchval(
+        "SELECT max(seq) FROM release_events WHERE release_id = $1", scene.canary
+    )
+    kinds = [kind.value, "shadow_started"]
+    if kind is Kind.CANARY_ROLLED_BACK:
+        await insert(app, "canary_records", canary(scene))
+        kinds = ["canary_started", *kinds]
+    for number, each in enumerate(kinds, seq + 1):
+        if each == kind and kind is Kind.CANARY_ROLLED_BACK:
+            await insert(app, "canary_records", canary(scene, seq=2, percent=0))
+        old = NOW - timedelta(days=9)
+        await insert(app, "release_events", event(scene, each, **mine, seq=number, at=old))
+    if stage is Stage.PROMOTION:
+        wanted = record(scene, **mine, policy="canary", approver="cat")
+        await refused(app, "release_records", wanted)
+        await refused(app, "release_approvals", {**given, "approver": "bob"})
+    else:
+        number = await app.fetchval("SELECT coalesce(max(seq), 0) + 1 FROM canary_records")
+        await refused(app, "canary_records", canary(scene, seq=number))
 
 
 EVALUATIONS: dict[str, Row] = {
@@ -350,6 +407,10 @@ EVENTS: dict[str, Row] = {
     "the newest again": {"kind": "withdrawn", "seq": 5},
     "one left out": {"kind": "withdrawn", "seq": 7},
     "of no release": {"kind": "proposed", "seq": 1, "release_id": uuid.UUID(int=1)},
+    "an end without a reason": {"kind": "withdrawn", "detail": "{}"},
+    "an end for a blank reason": {"kind": "shadow_stopped", "detail": '{"reason": " "}'},
+    "gates that nobody asked": {"kind": "gated"},
+    "what is no event": {"kind": "gated", "detail": "yes"},
 }
 
 
@@ -402,6 +463,7 @@ RELEASES: dict[str, Row] = {
     "without a backtest": {"backtest_id": ""},
     "of a policy that is not stored": {"policy_hash": "0" * 64},
     "by nobody known": {"author": "eve"},
+    "without a reason": {"reason": " "},
 }
 
 
@@ -454,3 +516,117 @@ async def test_the_database_knows_the_same_transitions(app: asyncpg.Connection) 
     assert found == {
         kind.value: ({s.value for s in t.allowed}, t.becomes) for kind, t in TRANSITIONS.items()
     }
+
+
+# --- in transactions that do not see what others committed -----------------------------------
+
+
+@pytest.mark.parametrize("level", ["repeatable_read", "serializable"])
+async def test_releases_are_written_in_transactions_that_see_what_others_committed(
+    database_urls: DatabaseUrls, level: Literal["repeatable_read", "serializable"]
+) -> None:
+    scene = await build(database_urls)
+    app = await asyncpg.connect(database_urls.app)
+    transaction = app.transaction(isolation=level)
+    await transaction.start()
+    await app.fetchval("SELECT count(*) FROM releases")
+    db = await Database.open(database_urls.app, pool_size=2)
+    office = releases.office_of(db, await Lane.open(db, "tests", KEYRING), KEYRING)
+    await ways.withdraw(office, scene.approved, actor="ann", reason="it is bad")
+    for table, row in (
+        ("release_records", record(scene)),
+        ("release_approvals", approval(scene)),
+        ("release_events", event(scene, "promoted")),
+        ("canary_records", canary(scene)),
+        ("gate_evaluations", evaluation(scene)),
+        ("releases", release(scene)),
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="does not see"):
+            async with app.transaction():
+                await insert(app, table, row)
+    await transaction.rollback()
+    await app.close()
+    await db.close()
+
+
+# --- who is an author -------------------------------------------------------------------------
+
+
+async def test_nobody_approves_what_they_made(database_urls: DatabaseUrls) -> None:
+    """Ann proposes the policy that bob stored first, of a version that dan loaded."""
+    await build(database_urls)
+    db = await Database.open(database_urls.app, pool_size=3)
+    lane = await Lane.open(db, "tests", KEYRING)
+    version = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0.5)})
+    parts = PolicyParts(NAME, version.version, RuleSet().version)
+    async with lane.unit() as unit:
+        await ensure_person(unit, "dan", actor="tests")
+    await versions.load(lane, version, RuleSet(), author="dan", reason="test")
+    async with lane.unit() as unit:
+        await records.store_policy(unit, parts, author="bob")
+    office = releases.office_of(db, lane, KEYRING)
+    made = await releases.proposed(office, parts, author="ann")
+    await releases.tell(office, made, Kind.SHADOW_STARTED)
+    passed = await releases.gated(office, made)
+    row: Row = {"evaluation_id": passed.evaluation_id, "release_id": made.release_id}
+    row |= {"stage": "promotion", "policy_hash": parts.hash, "production_seq": 1, "note": ""}
+    row |= {"given_at": NOW, "expires_at": datetime.now(UTC) + timedelta(hours=1)}
+    app = await asyncpg.connect(database_urls.app)
+    for person in ("ann", "bob", "dan"):
+        with pytest.raises(SameAuthorAndApprover, match=person):
+            await approve(office, made.release_id, Stage.PROMOTION, approver=person)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="an author approves"):
+            await insert(app, "release_approvals", row | {"approver": person})
+    await approve(office, made.release_id, Stage.PROMOTION, approver="cat")
+    await app.close()
+    await db.close()
+
+
+async def test_who_trained_the_model_is_an_author_where_it_is_the_change(
+    scene: Scene, app: asyncpg.Connection
+) -> None:
+    texts = ("parameters", "metrics", "versions", "reason", "result")
+    run: Row = {"run_id": uuid.uuid4(), "workflow": NAME, "bundle_digest": "d" * 64, "seed": 1}
+    run |= {"workflow_version": scene.policies["now"].workflow_version, "author": "cat"}
+    run |= {"started_at": NOW, "finished_at": NOW, **dict.fromkeys(texts, "")}
+    await insert(app, "ml_training_runs", run)
+    modelled = release(scene, policy="modelled")
+    await insert(app, "releases", modelled)
+    query = "SELECT is_release_author($1, $2)"
+    found = {p: await app.fetchval(query, modelled["release_id"], p) for p in ("ann", "bob", "cat")}
+    assert found == {"ann": True, "bob": False, "cat": True}
+    assert not await app.fetchval(query, scene.approved, "cat")
+
+
+# --- content under its address ----------------------------------------------------------------
+
+
+async def test_versions_follow_each_other_and_fit_their_address(
+    scene: Scene, app: asyncpg.Connection
+) -> None:
+    columns = "workflow, workflow_version, rules_version, config, rules, created_at, author, reason"
+    query = f"SELECT {columns} FROM workflow_versions WHERE workflow_version = $1"
+    row = dict(await app.fetchrow(query, scene.policies["now"].workflow_version) or {})
+    newest = await app.fetchval(
+        "SELECT max(ordinal) FROM workflow_versions WHERE workflow = $1", NAME
+    )
+    for wrong in (
+        {"ordinal": -1},
+        {"ordinal": 0},
+        {"ordinal": newest},
+        {"ordinal": newest + 2},
+        {"rules": '{"rules":[] }'},
+        {"config": row["config"].replace("0.0", "0.9")},
+    ):
+        await refused(app, "workflow_versions", {**row, "ordinal": newest + 1, **wrong})
+    await insert(app, "workflow_versions", {**row, "ordinal": newest + 1})
+
+
+async def test_policies_fit_their_hash(app: asyncpg.Connection) -> None:
+    parts = PolicyParts(NAME, "1" * 64, "2" * 64, "d" * 64, 'a "word"', 7)
+    for each in (parts, replace(parts, bundle_digest=None, tiebreak_version=None)):
+        row = {"policy_hash": each.hash, **asdict(each), "author": "ann", "created_at": NOW}
+        for name in asdict(each):
+            value = 8 if name == "history_generation" else "x"
+            await refused(app, "policies", {**row, name: value})
+        await insert(app, "policies", row)

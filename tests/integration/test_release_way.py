@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -21,6 +22,7 @@ from tests.store_samples import NAME, WORKFLOW
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
+from tiebreak.backtest.evidence import Backtest
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
@@ -40,11 +42,12 @@ from tiebreak.registry.records import (
     ReleaseRecord,
     SameAuthorAndApprover,
 )
-from tiebreak.release import evaluations, events
+from tiebreak.release import canary, evaluations, events
 from tiebreak.release import releases as ways
 from tiebreak.release.approvals import (
     AlreadyApproved,
     ApprovalTooLong,
+    ForgedEvidence,
     NotApproved,
     NotGated,
     approvals_of,
@@ -276,6 +279,59 @@ async def test_a_promotion_needs_an_approval_that_stands(room: Room) -> None:
     assert (await room.now()).policy_hash == room.b.hash
 
 
+QUARANTINE = "Since the gates were asked: quarantined."
+
+
+async def test_an_approval_does_not_outlive_bad_news(room: Room) -> None:
+    """Nor do the gates that it was given on."""
+    office = room.office
+    release = await releases.approved(room.office, room.b)
+    await releases.tell(office, release, Kind.QUARANTINED, Kind.SHADOW_STARTED)
+    with pytest.raises(NotApproved, match=f"The approval by bob is void. {QUARANTINE}"):
+        await promote(office, release.release_id, author="ann", reason="test")
+    with pytest.raises(NotGated, match=QUARANTINE):
+        await approve(office, release.release_id, Stage.PROMOTION, approver="cat")
+    await releases.gated(office, release)
+    await approve(office, release.release_id, Stage.PROMOTION, approver="cat")
+    await releases.gated(office, release, is_passed=False)
+    with pytest.raises(NotApproved, match=r"by cat is void.* asked again"):
+        await promote(office, release.release_id, author="ann", reason="test")
+    await releases.gated(office, release)
+    await approve(office, release.release_id, Stage.PROMOTION, approver="cat")
+    await promote(office, release.release_id, author="ann", reason="test")
+    assert (await room.now()).policy_hash == room.b.hash
+
+
+async def test_an_approval_does_not_outlive_its_canary(room: Room) -> None:
+    office = room.office
+    release = await approved_canary(room)
+    await releases.gated(office, release)
+    await approve(office, release.release_id, Stage.PROMOTION, approver="bob")
+    await releases.share(office, release, 5, Kind.CANARY_STARTED)
+    await canary.stop(office, release.release_id, actor="system", reason="more errors")
+    await releases.tell(office, release, Kind.SHADOW_STARTED)
+    with pytest.raises(NotApproved, match="canary rolled back"):
+        await promote(office, release.release_id, author="ann", reason="test")
+    with pytest.raises(NotApproved, match="canary rolled back"):
+        await canary.start(office, release.release_id, actor="ann", percent=5)
+
+
+@pytest.mark.parametrize("table", ["gate_evaluations", "release_approvals"])
+async def test_forged_evidence_puts_nothing_into_production(room: Room, table: str) -> None:
+    """Written past the code by somebody with every right but the seal key."""
+    office = room.office
+    release = await releases.approved(office, room.b)
+    await alter(room.urls, f"UPDATE {table} SET salt = 'other'")
+    with pytest.raises(ForgedEvidence):
+        await promote(office, release.release_id, author="ann", reason="test")
+    if table == "gate_evaluations":
+        with pytest.raises(ForgedEvidence):
+            await approve(office, release.release_id, Stage.PROMOTION, approver="cat")
+    await releases.gated(office, release)
+    await approve(office, release.release_id, Stage.PROMOTION, approver="cat")
+    await promote(office, release.release_id, author="ann", reason="test")
+
+
 async def test_when_production_moves_evidence_is_void_until_rebased(room: Room) -> None:
     office = room.office
     old = await releases.approved(office, room.b)
@@ -405,6 +461,87 @@ async def test_rules_alone_are_there_whatever_history_serves(room: Room) -> None
     record = await demote(room.office, "others", Target.RULES, seq=1, author="ann", reason="test")
     assert record.bundle_digest is None
     assert (await room.office.library.parts(record.policy_hash)).history_generation == 2
+
+
+async def forge(room: Room, **more: Any) -> None:
+    """Write a record as the application's role does, without the seal key."""
+    app = await asyncpg.connect(room.urls.app)
+    seq = await app.fetchval("SELECT production_seq($1)", NAME) + 1
+    row: dict[str, Any] = {"workflow": NAME, "seq": seq, "bundle_digest": None, "author": "ann"}
+    row |= {"approver": None, "reason": "test", "created_at": datetime.now(UTC), "mac": b"none"}
+    row |= {"kind": "demote", "release_id": None, "salt": b"s", "lane": UUID(int=1)}
+    row |= {"seal_seq": 1, "seal_position": 0, **more}
+    values = ", ".join(f"${i + 1}" for i in range(len(row)))
+    query = f"INSERT INTO release_records ({', '.join(row)}) VALUES ({values})"
+    await app.execute(query, *row.values())
+    await app.close()
+    assert isinstance((await records.current(room.office.db, KEYRING))[NAME], ForgedRelease)
+
+
+async def test_what_a_forged_record_put_first_is_superseded_by_one_or_two(room: Room) -> None:
+    office = room.office
+    await room.put(room.b)
+    release_id = (await room.now()).release_id
+    assert release_id is not None
+    other = await releases.approved(office, room.c)
+    for policy, release in ((room.a, None), (room.b, release_id)):  # the one there before, too
+        await forge(room, policy_hash=policy.hash, release_id=release)
+    with pytest.raises(ForgedRelease):
+        await ways.propose(office, room.c, await evidence(room), author="ann", reason="test")
+    back = await demote(office, NAME, Target.PREVIOUS, seq=4, author="ann", reason="forged")
+    assert back == await room.now()
+    assert (back.policy_hash, back.release_id) == (room.b.hash, release_id)
+    assert (await ways.get(office.db, release_id)).state is State.PRODUCTION
+
+    await forge(room, policy_hash=room.a.hash)
+    two: dict[str, Any] = {"author": "ann", "approver": "bob", "reason": "forged"}
+    await rollback(office, NAME, room.b.hash, seq=6, **two)
+    assert (await room.now()).policy_hash == room.b.hash
+    assert (await ways.get(office.db, other.release_id)).is_open
+    await room.put(room.c)  # releases go on
+    assert (await ways.get(office.db, release_id)).state is State.RETIRED
+
+
+async def evidence(room: Room) -> Backtest:
+    """A backtest of what is proposed beside a forged record."""
+    found = {"policy_hash": room.c.hash, "baseline": {"production": room.b.hash}}
+    return Backtest("b" * 64, found, {})
+
+
+async def test_a_forged_promotion_takes_nobodys_place(room: Room) -> None:
+    """Its release is not in production, and the one before still is."""
+    office = room.office
+    await room.put(room.b)
+    before = (await room.now()).release_id
+    assert before is not None
+    release = await releases.approved(office, room.c)
+    promoted = {"kind": "promote", "release_id": release.release_id, "approver": "bob"}
+    await forge(room, policy_hash=room.c.hash, **promoted)
+    await demote(office, NAME, Target.PREVIOUS, seq=3, author="ann", reason="forged")
+    assert (await room.now()).policy_hash == room.b.hash
+    assert (await ways.get(office.db, before)).state is State.PRODUCTION
+    assert (await ways.get(office.db, release.release_id)).state is State.SHADOW
+
+
+async def test_rules_alone_supersede_a_forged_first_record(room: Room) -> None:
+    await alter(room.urls, "UPDATE release_records SET mac = 'none'")
+    with pytest.raises(NothingBefore):
+        await demote(room.office, NAME, Target.PREVIOUS, seq=1, author="ann", reason="forged")
+    await demote(room.office, NAME, Target.RULES, seq=1, author="ann", reason="forged")
+    assert (await room.now()).policy_hash == room.a.hash
+
+
+async def test_a_rollback_is_approved_on_record_by_no_author(room: Room) -> None:
+    office = room.office
+    await releases.put(office.db, office.lane, KEYRING, room.b, author="cat")
+    await room.put(room.c)
+    two: dict[str, Any] = {"seq": 3, "author": "ann", "reason": "worse"}
+    with pytest.raises(SameAuthorAndApprover, match="The policy is by cat"):
+        await rollback(office, NAME, room.b.hash, approver="cat", **two)
+    await rollback(office, NAME, room.b.hash, approver="bob", **two)
+    (row,) = await office.db.pool.fetch("SELECT * FROM rollback_approvals")
+    assert (row["production_seq"], row["policy_hash"], row["approver"]) == (3, room.b.hash, "bob")
+    assert ("bob", "production.rollback_approved") in await room.journal()
 
 
 async def approved_canary(room: Room) -> ways.Release:

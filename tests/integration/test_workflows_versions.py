@@ -13,6 +13,7 @@ from tests.databases import DatabaseUrls, execute
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.workflow import Cuts, Field, FieldType, Knobs, Rule, RuleSet, Workflow
 from tiebreak.settings import Keyring
+from tiebreak.store.addresses import AlteredVersion
 from tiebreak.store.database import Database
 from tiebreak.store.tables import audit_seals, system_audit
 from tiebreak.workflows import versions
@@ -146,5 +147,5 @@ async def test_an_altered_version_is_not_used(
         "SET session_replication_role = replica",
         "UPDATE workflow_versions SET config = replace(config, 'Holes', 'Hales')",
     )
-    with pytest.raises(versions.AlteredVersion):
+    with pytest.raises(AlteredVersion):
         await versions.latest(db, "holes")

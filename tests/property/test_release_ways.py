@@ -7,7 +7,9 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -33,18 +35,27 @@ from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.errors import TiebreakError
 from tiebreak.registry import records
+from tiebreak.release import canary, shadow
 from tiebreak.release import releases as ways
 from tiebreak.release.approvals import approve
+from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
 from tiebreak.release.demotion import Target, countersign, demote
+from tiebreak.release.events import events_of
 from tiebreak.release.promotion import promote, rollback
 from tiebreak.release.states import Kind, Stage, State
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 
 PEOPLE = ("ann", "bob", "cat")
-TOLD = (Kind.SHADOW_STARTED, Kind.QUARANTINED, Kind.VOIDED, Kind.PROMOTED, Kind.RETIRED)
+TOLD = (
+    *(Kind.SHADOW_STARTED, Kind.SHADOW_STOPPED, Kind.QUARANTINED, Kind.VOIDED),
+    *(Kind.CANARY_FINISHED, Kind.PROMOTED, Kind.RETIRED),
+)
+PLAN = CanaryPlan(steps=(CanaryStep(5, timedelta(0), 0), CanaryStep(50, timedelta(0), 0)))
+LIFETIMES = (timedelta(hours=1), timedelta(hours=1), timedelta(microseconds=1))
 NUMBERS = itertools.count(1)
 REACHED: Counter[str] = Counter()  # so that the test itself is seen to get somewhere
+HAPPENED: Counter[Kind] = Counter()
 
 people = st.sampled_from(PEOPLE)
 pairs = st.permutations(PEOPLE)
@@ -87,7 +98,7 @@ class Ways(RuleBasedStateMachine):
         for number in range(3):
             changed = {"name": self.name, "knobs": Knobs(audit_share=number / 100)}
             version = WORKFLOW.model_copy(update=changed)
-            await versions.load(lane, version, RuleSet(), author="ann", reason="test")
+            await versions.load(lane, version, RuleSet(), author=PEOPLE[number], reason="test")
             self.policies.append(PolicyParts(self.name, version.version, RuleSet().version))
         await releases.put(self.db, lane, KEYRING, self.policies[0])
 
@@ -121,10 +132,17 @@ class Ways(RuleBasedStateMachine):
         self.attempt("gate", work)
 
     @precondition(lambda self: self.made)
-    @rule(which=some, stage=st.sampled_from(Stage), approver=people)
-    def approve(self, which: int, stage: Stage, approver: str) -> None:
+    @rule(
+        which=some,
+        stage=st.sampled_from(Stage),
+        approver=people,
+        lifetime=st.sampled_from(LIFETIMES),
+    )
+    def approve(self, which: int, stage: Stage, approver: str, lifetime: timedelta) -> None:
+        """Some approvals expire before anybody can build on them."""
         release_id = self.release(which).release_id
-        self.attempt("approve", approve(self.office, release_id, stage, approver=approver))
+        work = approve(self.office, release_id, stage, approver=approver, lifetime=lifetime)
+        self.attempt("approve", work)
 
     @precondition(lambda self: self.made)
     @rule(which=some, author=people)
@@ -144,6 +162,62 @@ class Ways(RuleBasedStateMachine):
 
         self.attempt("all the way", work())
         self.made = self.run(ways.releases(self.db, self.name))
+
+    @rule(policy=few, pair=pairs)
+    def go_to_the_canary(self, policy: int, pair: list[str]) -> None:
+        """What takes luck step by step, too; approved for promotion as well."""
+        author, approver, _ = pair
+
+        async def work() -> None:
+            parts = self.policies[policy]
+            made = await releases.approved(self.office, parts, author=author, approver=approver)
+            await releases.gated(self.office, made, Stage.CANARY)
+            await approve(self.office, made.release_id, Stage.CANARY, approver=approver)
+            await canary.start(self.office, made.release_id, actor=author, plan=PLAN)
+
+        self.attempt("to the canary", work())
+        self.made = self.run(ways.releases(self.db, self.name))
+
+    @precondition(lambda self: self.made)
+    @rule(
+        which=some, actor=people, move=st.sampled_from(("start", "step", "hold", "stop", "finish"))
+    )
+    def move_canary(self, which: int, actor: str, move: str) -> None:
+        """That of the release that is a canary, if there is one."""
+        self.made = self.run(ways.releases(self.db, self.name))
+        canaries = [r for r in self.made if r.state in canary.DECIDING]
+        release = canaries[0] if canaries else self.release(which)
+        office, release_id = self.office, release.release_id
+        match move:
+            case "start":
+                work = canary.start(office, release_id, actor=actor, plan=PLAN)
+            case "step":
+                work = canary.step(office, release_id, actor=actor, plan=PLAN, percent=50)
+            case "hold":
+                work = canary.hold(office, release_id, actor=actor, reason="test")
+            case "stop":
+                work = canary.stop(office, release_id, actor=actor, reason="test")
+            case _:
+                work = releases.tell(office, release, Kind.CANARY_FINISHED, actor="system")
+        self.attempt(f"canary {move}", work)
+
+    @precondition(lambda self: self.made)
+    @rule(which=some)
+    def quarantine(self, which: int) -> None:
+        """As its watcher does it, which takes its share first."""
+        release, lane = self.release(which), self.office.lane
+        work = shadow.quarantine(lane, KEYRING, release, cause="failed", message="test")
+        self.attempt("quarantine", work)
+
+    @precondition(lambda self: self.made)
+    @rule(which=some, author=people)
+    def bring_back_and_promote(self, which: int, author: str) -> None:
+        """What was approved before it was stopped is not what is in shadow now."""
+        release = self.release(which)
+        work = releases.tell(self.office, release, Kind.SHADOW_STARTED)
+        self.attempt("bring back", work)
+        work = promote(self.office, release.release_id, author=author, reason="test")
+        self.attempt("promote", work)
 
     @rule(policy=few, pair=pairs)
     def roll_back(self, policy: int, pair: list[str]) -> None:
@@ -218,7 +292,36 @@ class Ways(RuleBasedStateMachine):
         for row in rows:
             await self._check(row, before)
             before.add(row["policy_hash"])
+        for release_id in states:
+            await self._check_approvals(release_id, {row["seq"]: row for row in rows})
         await self._check_journal(len(rows))
+
+    async def _check_approvals(self, release_id: UUID, production: dict[int, Any]) -> None:
+        """What was let decide was approved, on the newest gates, and nothing bad came since."""
+        evidence: dict[str, str | None] = {}
+        approvers: dict[str, set[str]] = {stage: set() for stage in Stage}
+        for event in await events_of(self.db, release_id):
+            HAPPENED[event.kind] += 1
+            stage = event.detail.get("stage", "")
+            match event.kind:
+                case Kind.GATED:
+                    is_passed = event.detail["is_passed"]
+                    evidence[stage] = event.detail["evaluation"] if is_passed else None
+                    approvers[stage] = set()
+                case Kind.APPROVED:
+                    assert event.detail["evaluation"] == evidence[stage] is not None
+                    approvers[stage].add(event.actor)
+                case Kind.QUARANTINED | Kind.SHADOW_STOPPED | Kind.CANARY_ROLLED_BACK:
+                    evidence = {}
+                    approvers = {stage: set() for stage in Stage}
+                case Kind.CANARY_STARTED | Kind.CANARY_STEP:
+                    assert approvers[Stage.CANARY] - {event.actor}
+                case Kind.PROMOTED:
+                    row = production[event.detail["seq"]]
+                    if row["kind"] == "promote":
+                        assert row["approver"] in approvers[Stage.PROMOTION]
+                case _:
+                    pass
 
     async def _check(self, row: Any, before: set[str]) -> None:
         """How this policy could come into production."""
@@ -227,12 +330,14 @@ class Ways(RuleBasedStateMachine):
                 assert not before
                 assert row["author"] != row["approver"]
             case "promote":
-                found = await self.db.pool.fetchval(_APPROVED, row["release_id"], row["approver"])
-                assert found
+                told = (row["release_id"], row["approver"], row["created_at"])
+                assert await self.db.pool.fetchval(_APPROVED, *told)
                 assert row["author"] != row["approver"]
             case "rollback":
                 assert row["policy_hash"] in before
                 assert row["author"] != row["approver"]
+                told = (self.name, row["seq"] - 1, row["policy_hash"], row["approver"])
+                assert await self.db.pool.fetchval(_ROLLBACK_APPROVED, *told)
             case "demote":
                 assert row["policy_hash"] in before
             case other:
@@ -267,7 +372,15 @@ _APPROVED = """
         JOIN gate_evaluations e ON e.evaluation_id = a.evaluation_id
         JOIN releases r ON r.release_id = a.release_id
         WHERE a.release_id = $1 AND a.approver = $2 AND a.stage = 'promotion' AND e.is_passed
-          AND e.stage = 'promotion' AND e.policy_hash = r.policy_hash AND r.author <> a.approver)
+          AND e.stage = 'promotion' AND e.policy_hash = r.policy_hash AND r.author <> a.approver
+          AND a.expires_at > $3
+          AND a.approver <> (SELECT author FROM policies p WHERE p.policy_hash = r.policy_hash))
+"""
+_ROLLBACK_APPROVED = """
+    SELECT EXISTS (
+        SELECT FROM rollback_approvals a JOIN policies p ON p.policy_hash = a.policy_hash
+        WHERE a.workflow = $1 AND a.production_seq = $2 AND a.policy_hash = $3
+          AND a.approver = $4 AND p.author <> $4)
 """
 _HAPPENED = """
     SELECT e.release_id, e.kind FROM release_events e
@@ -288,4 +401,6 @@ def test_production_is_one_and_nobodys_alone(module_database_urls: DatabaseUrls)
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert {"propose", "all the way"} <= REACHED.keys(), REACHED
+    ways_in = {"propose", "all the way", "to the canary", "promote", "roll back", "demote"}
+    assert ways_in <= REACHED.keys(), REACHED
+    assert set(Kind) == HAPPENED.keys(), HAPPENED

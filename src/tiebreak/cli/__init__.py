@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-FRAME = frozenset({"__init__", "changes", "output", "exits", "session"})
+FRAME = frozenset({"__init__", "changes", "output", "reasons", "exits", "session"})
 _FOLDER = Path(__file__).parent
 
 

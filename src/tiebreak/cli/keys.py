@@ -14,6 +14,7 @@ from tiebreak.access import keys
 from tiebreak.access.keys import Key, Token
 from tiebreak.access.roles import Role
 from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.session import PersonOption, Session, act, look
 
 app = typer.Typer()
@@ -79,7 +80,9 @@ def list_(json: JsonOption = False) -> None:
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
-    reason: Annotated[str, typer.Option(help="Why; it goes into the audit journal.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it goes into the audit journal.", callback=stated)
+    ],
     by: PersonOption = None,
     json: JsonOption = False,
 ) -> None:

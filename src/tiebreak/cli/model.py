@@ -16,7 +16,7 @@ from tiebreak.bundles.format import digest_of, open_bundle
 from tiebreak.bundles.keys import new_private_key, public_of
 from tiebreak.bundles.signing import MAGIC, BundleKeys, payload_of, sign_anew, signed_by, verify
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act, look
+from tiebreak.cli.session import PersonOption, ReasonOption, Session, act, look
 from tiebreak.core.model import MANIFEST, Model
 from tiebreak.errors import Conflict, IntegrityFailure, InvalidInput, NotFound
 from tiebreak.registry.cards import markdown, page, sections
@@ -38,7 +38,6 @@ FORMS = ("md", "html")
 app = typer.Typer()
 
 DigestArgument = Annotated[str, typer.Argument(help="Digest of a model, or its first digits.")]
-ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
 
 
 class FileMissing(NotFound):

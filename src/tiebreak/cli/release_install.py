@@ -9,6 +9,7 @@ import typer
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, short, table
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.session import PersonOption, Session, act, require_person
 from tiebreak.registry import records
 from tiebreak.registry.proposals import Proposal, find_digest, propose
@@ -20,7 +21,9 @@ NO_MODEL = "none"
 def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
     approved_by: Annotated[str, typer.Option(help="Another person, who approves it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the release record.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it stands on the release record.", callback=stated)
+    ],
     model: Annotated[
         str | None,
         typer.Option(

@@ -20,6 +20,7 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
+from tiebreak.cli.reasons import stated
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.embedded.stack import Services, stack
 from tiebreak.errors import NotFound
@@ -40,7 +41,7 @@ PersonOption = Annotated[
     str | None,
     typer.Option("--as", metavar="PERSON", help="Who does this; default: your account's name."),
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; it stands in the journal.", callback=stated)]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything and change nothing.")
 ]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.cli.output import JsonOption, Output
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.decisions.again import MAX_REVISION, Request
 from tiebreak.decisions.service import DecisionService
@@ -32,7 +33,7 @@ def _group() -> None:
 def erase(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
     ticket_id: Annotated[str, typer.Argument(help="The ticket's id.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the tombstone.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the tombstone.", callback=stated)],
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it; without this it is only shown.")
     ] = False,
@@ -111,7 +112,9 @@ def decide(
 @app.command()
 def decide_again(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    reason: Annotated[str, typer.Option(help="Why; it goes into the audit journal.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it goes into the audit journal.", callback=stated)
+    ],
     ticket_id: Annotated[str | None, typer.Argument(help="One ticket's id.")] = None,
     revision: Annotated[
         int | None,

@@ -12,6 +12,7 @@ import typer
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.reports import write
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.core.workflow import FamilyChoice
@@ -43,7 +44,9 @@ DEFAULTS = Parameters(valid_from=datetime.max.replace(tzinfo=UTC))
 
 def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the run's record.")] = USUAL_REASON,
+    reason: Annotated[
+        str, typer.Option(help="Why; it stands on the run's record.", callback=stated)
+    ] = USUAL_REASON,
     known_by: Annotated[
         datetime | None,
         typer.Option(formats=DATES, help="Use only what was known by then (UTC); default: now."),

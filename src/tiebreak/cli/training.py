@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.session import PersonOption, Session, act, look
 from tiebreak.training import records
 
@@ -76,7 +77,9 @@ def show(run: IdArgument, json: JsonOption = False) -> None:
 @app.command()
 def cancel(
     run: IdArgument,
-    reason: Annotated[str, typer.Option(help="Why; it stands on the run's record.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it stands on the run's record.", callback=stated)
+    ],
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:

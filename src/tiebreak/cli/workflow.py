@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
+from tiebreak.cli.reasons import stated
 from tiebreak.cli.session import PersonOption, Session, act, look
 from tiebreak.core.workflow import HistoryFeature, RowFeature, RuleSet, Workflow
 from tiebreak.store.database import Database
@@ -53,7 +54,9 @@ def check(path: FolderArgument, json: JsonOption = False) -> None:
 @app.command()
 def load(
     path: FolderArgument,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the version and its knobs.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it stands in the version and its knobs.", callback=stated)
+    ],
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -85,7 +85,7 @@ class ActivePolicies:
         self._library = library
         self._keyring = keyring
         self._active: dict[str, Active] = {}
-        self._forged: dict[str, ForgedRelease] = {}
+        self._refused: dict[str, TiebreakError] = {}
 
     def get(self, workflow: str) -> Active:
         """What is in production for this workflow. Raises `NotInProduction`."""
@@ -105,17 +105,21 @@ class ActivePolicies:
 
     async def refresh(self) -> None:
         """Read the newest records; build what changed, and retry models that could not load."""
-        forged: dict[str, ForgedRelease] = {}
+        refused: dict[str, TiebreakError] = {}
         shares = await newest(self._db, self._keyring)
         for workflow, release in (await current(self._db, self._keyring)).items():
             if isinstance(release, ForgedRelease):
-                forged[workflow] = release
+                refused[workflow] = release
                 continue
             now = self._active.get(workflow)
             if now is None or now.release.seq != release.seq or now.problem is not None:
-                await self._install(release)
+                try:
+                    await self._install(release)
+                except (IntegrityFailure, NotFound) as error:
+                    refused[workflow] = error
+                    continue
             await self._follow(workflow, shares.get(workflow))
-        self._forged = forged
+        self._refused = refused
 
     def bundles(self) -> tuple[str, ...]:
         """Digests of the bundles that decide now, canaries' too."""
@@ -170,7 +174,7 @@ class ActivePolicies:
         """What is wrong with what is in production."""
         all_problems = [(a.problem, a.canary_problem) for a in self._active.values()]
         found = [problem for both in all_problems for problem in both if problem is not None]
-        for workflow, error in sorted(self._forged.items()):
+        for workflow, error in sorted(self._refused.items()):
             where = f"workflows.{workflow}.release"
             found.append(Problem(where, error.code, error.message, error.hint))
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -20,6 +20,7 @@ from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.errors import NotFound, Problem, TiebreakError
 from tiebreak.store import tables
+from tiebreak.store.addresses import check_policy, fitting, parts_of
 from tiebreak.store.database import Database
 
 KEPT = 8  # compiled policies kept in memory
@@ -91,7 +92,11 @@ class PolicyLibrary:
         self._kept: OrderedDict[str, Policy] = OrderedDict()
 
     async def get(self, policy_hash: str) -> LoadedPolicy:
-        """The policy with this hash. Raises `UnknownPolicy`."""
+        """The policy with this hash.
+
+        Raises `UnknownPolicy`, `UnknownVersion`, and `AlteredPolicy` and `AlteredVersion` when what
+        is stored is not what its address says.
+        """
         if policy_hash in self._kept:
             return self._keep(self._kept[policy_hash])
         return await self.build(await self.parts(policy_hash))
@@ -116,20 +121,20 @@ class PolicyLibrary:
         return await asyncio.to_thread(assemble, recipe, self._artifacts, self._keys)
 
     async def recipe(self, parts: PolicyParts) -> Recipe:
-        """The stored versions that the parts name. Raises `UnknownVersion`."""
+        """The stored versions that the parts name. Raises `UnknownVersion`, `AlteredVersion`."""
         versions = tables.workflow_versions
         config = await self._text(versions.c.config, versions.c.workflow_version, parts)
         rules = await self._text(versions.c.rules, versions.c.rules_version, parts)
         return Recipe(parts, config, rules)
 
     async def parts(self, policy_hash: str) -> PolicyParts:
-        """What the stored policy is made of. Raises `UnknownPolicy`."""
+        """What the stored policy is made of. Raises `UnknownPolicy` and `AlteredPolicy`."""
         query = select(tables.policies).where(tables.policies.c.policy_hash == policy_hash)
         async with self._db.read() as conn:
             row = (await conn.execute(query)).mappings().one_or_none()
         if row is None:
             raise UnknownPolicy(policy_hash=policy_hash)
-        return PolicyParts(**{f.name: row[f.name] for f in fields(PolicyParts)})
+        return parts_of(dict(row))
 
     def _keep(self, policy: Policy) -> LoadedPolicy:
         self._kept[policy.hash] = policy
@@ -145,17 +150,16 @@ class PolicyLibrary:
             select(content)
             .where(table.c.workflow == parts.workflow, version == wanted)
             .order_by(table.c.ordinal)
-            .limit(1)
         )
         async with self._db.read() as conn:
-            text = (await conn.execute(query)).scalar_one_or_none()
-        if text is None:
+            texts = (await conn.execute(query)).scalars().all()
+        if not texts:
             raise UnknownVersion(
                 hint="Store it with `tiebreak workflow load PATH --reason WHY`.",
                 workflow=parts.workflow,
                 version=wanted,
             )
-        return text
+        return fitting(texts, wanted, workflow=parts.workflow)
 
 
 def assemble(recipe: Recipe, artifacts: ArtifactStore, keys: BundleKeys) -> LoadedPolicy:
@@ -199,7 +203,7 @@ def _build(recipe: Recipe, model: Model | None, problem: Problem | None) -> Load
     parts, workflow, rule_set = recipe.parts, recipe.workflow, recipe.rule_set
 
     def build(with_model: Model | None) -> Policy:
-        return Policy.build(
+        policy = Policy.build(
             workflow,
             rule_set,
             model=with_model,
@@ -207,6 +211,8 @@ def _build(recipe: Recipe, model: Model | None, problem: Problem | None) -> Load
             tiebreak_version=parts.tiebreak_version,
             history_generation=parts.history_generation,
         )
+        check_policy(policy.parts, parts.hash)
+        return policy
 
     try:
         policy = build(model)

@@ -19,6 +19,7 @@ from tiebreak.core.policy import PolicyParts
 from tiebreak.errors import Conflict, IntegrityFailure, NotAllowed
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
+from tiebreak.store.addresses import parts_of
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
@@ -105,7 +106,7 @@ async def install(
     Raises `SameAuthorAndApprover` and `AlreadyInProduction`, which the database refuses too, and
     `HistoryMoved`.
     """
-    _check_two(author, approver)
+    check_two(author, approver)
     async with lane.unit() as unit:
         if await lock(unit, parts.workflow):
             raise AlreadyInProduction(
@@ -133,13 +134,13 @@ async def append(unit: Unit, keyring: Keyring, draft: Draft) -> ReleaseRecord:
     for the others, and `HistoryMoved`.
     """
     parts = draft.parts
-    _check_two(draft.author, draft.approver)
-    newest = await lock(unit, parts.workflow)
-    if draft.seq != newest + 1:
+    check_two(draft.author, draft.approver)
+    seen = await lock(unit, parts.workflow)
+    if draft.seq != seen + 1:
         raise ProductionMoved(
             hint="Look at what is in production now: `tiebreak release status`.",
             workflow=parts.workflow,
-            seq=newest,
+            seq=seen,
         )
     generation = await unit.conn.fetchval(_GENERATION, parts.workflow)
     if generation is not None and generation != parts.history_generation:
@@ -167,6 +168,21 @@ async def append(unit: Unit, keyring: Keyring, draft: Draft) -> ReleaseRecord:
     return _record(row)
 
 
+async def genuine(unit: Unit, keyring: Keyring, workflow: str) -> list[ReleaseRecord]:
+    """The workflow's records that carry a MAC of ours, newest first."""
+    rows = [checked(row, keyring) for row in await unit.conn.fetch(_ALL, workflow)]
+    return [row for row in rows if isinstance(row, ReleaseRecord)]
+
+
+async def newest(unit: Unit, keyring: Keyring, workflow: str) -> ReleaseRecord | None:
+    """The workflow's newest record; None: there is none. Raises `ForgedRelease`."""
+    row = await unit.conn.fetchrow(f"{_ALL} LIMIT 1", workflow)
+    found = None if row is None else checked(row, keyring)
+    if isinstance(found, ForgedRelease):
+        raise found
+    return found
+
+
 async def store_policy(unit: Unit, parts: PolicyParts, *, author: str) -> None:
     """Store what a policy is made of, unless it is stored."""
     is_known = await unit.conn.fetchval(_IS_KNOWN, parts.hash)
@@ -177,12 +193,14 @@ async def store_policy(unit: Unit, parts: PolicyParts, *, author: str) -> None:
 
 
 async def workflow_version(db: Database, release: ReleaseRecord) -> str:
-    """The address of the workflow version that the released policy is made of."""
-    policies = tables.policies
-    query = select(policies.c.workflow_version)
+    """The address of the workflow version that the released policy is made of.
+
+    Raises `AlteredPolicy`.
+    """
+    query = select(tables.policies).where(tables.policies.c.policy_hash == release.policy_hash)
     async with db.read() as conn:
-        found = await conn.execute(query.where(policies.c.policy_hash == release.policy_hash))
-        return found.scalar_one()
+        row = (await conn.execute(query)).mappings().one()
+    return parts_of(dict(row)).workflow_version
 
 
 async def current(db: Database, keyring: Keyring) -> dict[str, ReleaseRecord | ForgedRelease]:
@@ -212,7 +230,8 @@ def checked(row: Mapping[str, Any], keyring: Keyring) -> ReleaseRecord | ForgedR
     )
 
 
-def _check_two(author: str, approver: str | None) -> None:
+def check_two(author: str, approver: str | None) -> None:
+    """Raises `SameAuthorAndApprover` when one person is both."""
     if author == approver:
         raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=author)
 
@@ -244,6 +263,7 @@ _FIRST_COVERED = (
     "created_at",
 )
 
+_ALL = "SELECT * FROM release_records WHERE workflow = $1 ORDER BY seq DESC"
 _IS_KNOWN = "SELECT EXISTS (SELECT FROM policies WHERE policy_hash = $1)"
 
 # Held to the end, so that no generation takes over between this look and the record.

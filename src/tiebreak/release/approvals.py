@@ -10,13 +10,16 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from tiebreak.errors import Conflict, InvalidInput
+from tiebreak.audit.genuine import is_genuine
+from tiebreak.errors import Conflict, IntegrityFailure, InvalidInput
 from tiebreak.registry.records import SameAuthorAndApprover
 from tiebreak.release import evaluations
+from tiebreak.release.evaluations import Evaluation
 from tiebreak.release.events import happen
 from tiebreak.release.plans import in_force
 from tiebreak.release.releases import Office, check_current, get
 from tiebreak.release.states import Kind, Stage
+from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
@@ -48,6 +51,12 @@ class NotApproved(Conflict):
     code = "not_approved"
 
 
+class ForgedEvidence(IntegrityFailure):
+    """No seal commits to what the gates said of the release, or to its approval."""
+
+    code = "forged_evidence"
+
+
 @dataclass(frozen=True, slots=True)
 class Approval:
     """One person's approval of a release for a stage."""
@@ -74,13 +83,13 @@ async def approve(
 ) -> Approval:
     """Approve what the gates said last, of exactly this policy against exactly this production.
 
-    Without a lifetime it stands as long as the plan in force lets it; beyond that raises
+    Nobody approves what is their own: the release, its policy, or a version or model that it
+    changes. Without a lifetime it stands as long as the plan in force lets it; beyond that raises
     `ApprovalTooLong`. Raises `SameAuthorAndApprover`, `NotGated`, `ProductionMoved`,
-    `NotInThisState` and `AlreadyApproved`; the database refuses these, and more than 31 days, too.
+    `NotInThisState` and `AlreadyApproved`; the database refuses all of these, and more than 31
+    days, too. Raises `ForgedEvidence` when no seal commits to what the gates said.
     """
     release = await get(office.db, release_id)
-    if approver == release.author:
-        raise SameAuthorAndApprover(hint="Ask another person to approve it.", author=approver)
     longest = timedelta(hours=(await in_force(office, release)).plan.approval_hours)
     if lifetime is not None and lifetime > longest:
         raise ApprovalTooLong(
@@ -90,14 +99,13 @@ async def approve(
         )
     async with office.lane.unit() as unit:
         await check_current(unit, release)
-        found = await evaluations.newest(office.db, release_id, stage)
-        if found is None or not found.is_passed:
-            raise NotGated(
-                hint=f"Let it score (`tiebreak release shadow start {release_id}`), then ask its "
-                f"gates: `tiebreak release gates {release_id} --stage {stage}`.",
-                release=str(release_id),
-                stage=stage,
+        if await unit.conn.fetchval(_IS_AUTHOR, release_id, approver):
+            raise SameAuthorAndApprover(
+                f"The release, or what it changes, is by {approver}.",
+                hint="Ask another person to approve it.",
+                author=approver,
             )
+        found = await _evidence(unit, office, release_id, stage)
         if await unit.conn.fetchval(_IS_GIVEN, found.evaluation_id, approver):
             raise AlreadyApproved(
                 hint="When it has expired, evaluate the gates again.", approver=approver
@@ -129,17 +137,79 @@ async def approvals_of(db: Database, release_id: UUID) -> list[Approval]:
     return [_approval(dict(row)) for row in rows]
 
 
-async def standing(unit: Unit, release_id: UUID, stage: Stage, *, but: str) -> Approval:
-    """The newest unexpired approval by another person than `but`. Raises `NotApproved`."""
-    row = await unit.conn.fetchrow(_STANDING, release_id, stage.value, but)
+async def standing(
+    unit: Unit, keyring: Keyring, release_id: UUID, stage: Stage, *, but: str
+) -> Approval:
+    """The newest approval by another person than `but` that stands.
+
+    It has not expired, is of what the gates said last, and nothing in `VOIDING` happened since.
+    Raises `NotApproved`, and `ForgedEvidence` when no seal commits to what stands.
+    """
+    rows = await unit.conn.fetch(_STANDING, release_id, stage.value, but)
+    for row in rows:
+        if await _is_genuine(unit, keyring, row):
+            return _approval(row)
+    if rows:
+        raise _forged(release_id)
+    raise NotApproved(
+        await _why_not(unit, release_id, stage, but),
+        hint=f"Somebody else than {but} and its authors approves it: "
+        f"`tiebreak release approve {release_id} --stage {stage}`.",
+        release=str(release_id),
+        stage=stage,
+    )
+
+
+async def _evidence(unit: Unit, office: Office, release_id: UUID, stage: Stage) -> Evaluation:
+    """What the gates said last, if it may be approved."""
+    found = await evaluations.newest(office.db, release_id, stage)
+    message = None
+    if found is not None and found.is_passed:
+        evidence = await unit.conn.fetchval(_EVIDENCE, release_id, stage.value)
+        if evidence == found.evaluation_id:
+            row = await unit.conn.fetchrow(_EVALUATION, found.evaluation_id)
+            if not await is_genuine(unit.conn, office.keyring, tables.gate_evaluations, row):
+                raise _forged(release_id)
+            return found
+        message = _void(await evaluations.voided_by(unit, release_id, found.evaluation_id))
+    raise NotGated(
+        message,
+        hint=f"Let it score (`tiebreak release shadow start {release_id}`), then ask its "
+        f"gates: `tiebreak release gates {release_id} --stage {stage}`.",
+        release=str(release_id),
+        stage=stage,
+    )
+
+
+async def _is_genuine(unit: Unit, keyring: Keyring, approval: Mapping[str, Any]) -> bool:
+    """Whether seals commit to the approval and to what the gates said."""
+    evaluation = await unit.conn.fetchrow(_EVALUATION, approval["evaluation_id"])
+    pairs = ((tables.release_approvals, approval), (tables.gate_evaluations, evaluation))
+    return all([await is_genuine(unit.conn, keyring, table, row) for table, row in pairs])
+
+
+async def _why_not(unit: Unit, release_id: UUID, stage: Stage, but: str) -> str | None:
+    """Why the newest approval by somebody else does not stand; None when there is none."""
+    row = await unit.conn.fetchrow(_GIVEN, release_id, stage.value, but)
     if row is None:
-        raise NotApproved(
-            hint=f"Somebody else than {but} and its author approves it: "
-            f"`tiebreak release approve {release_id} --stage {stage}`.",
-            release=str(release_id),
-            stage=stage,
-        )
-    return _approval(row)
+        return None
+    if row["is_expired"]:
+        return f"The approval by {row['approver']} has expired."
+    cause = await evaluations.voided_by(unit, release_id, row["evaluation_id"])
+    return f"The approval by {row['approver']} is void. {_void(cause)}"
+
+
+def _void(cause: Kind | None) -> str:
+    if cause is None:
+        return "The gates were asked again since."
+    return f"Since the gates were asked: {cause.replace('_', ' ')}."
+
+
+def _forged(release_id: UUID) -> ForgedEvidence:
+    return ForgedEvidence(
+        hint="Find who wrote it with `tiebreak audit verify`, then ask the gates again.",
+        release=str(release_id),
+    )
 
 
 def _approval(row: Mapping[str, Any]) -> Approval:
@@ -148,6 +218,16 @@ def _approval(row: Mapping[str, Any]) -> Approval:
     return Approval(**values)
 
 
+_IS_AUTHOR = "SELECT is_release_author($1, $2)"
+_EVIDENCE = "SELECT release_evidence($1, $2)"
+_EVALUATION = "SELECT * FROM gate_evaluations WHERE evaluation_id = $1"
+_GIVEN = """
+    SELECT approver, evaluation_id, expires_at <= clock_timestamp() AS is_expired
+    FROM release_approvals a
+    WHERE release_id = $1 AND stage = $2 AND approver <> $3
+      AND NOT is_release_author(release_id, approver)
+    ORDER BY given_at DESC LIMIT 1
+"""
 _IS_GIVEN = """
     SELECT EXISTS (SELECT FROM release_approvals WHERE evaluation_id = $1 AND approver = $2)
 """
@@ -155,5 +235,6 @@ _STANDING = """
     SELECT a.* FROM release_approvals a JOIN releases r ON r.release_id = a.release_id
     WHERE a.release_id = $1 AND a.stage = $2 AND a.approver <> $3
       AND is_release_approved(r.release_id, a.stage, r.base_seq, a.approver, $3)
-    ORDER BY a.given_at DESC LIMIT 1
+      AND a.evaluation_id = release_evidence(r.release_id, a.stage)
+    ORDER BY a.given_at DESC
 """

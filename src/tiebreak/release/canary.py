@@ -249,7 +249,7 @@ async def _decide_share(
             hint=f"Stop it first: `tiebreak release canary stop {found.release_id}`.",
             release=str(found.release_id),
         )
-    approval = await standing(unit, release.release_id, Stage.CANARY, but=author)
+    approval = await standing(unit, office.keyring, release.release_id, Stage.CANARY, but=author)
     parts = await office.library.parts(release.policy_hash)
     share = Share(
         release.workflow,

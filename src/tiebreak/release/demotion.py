@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,6 +17,7 @@ from tiebreak.registry.records import Kind, ProductionMoved, ReleaseRecord
 from tiebreak.release import promotion
 from tiebreak.release.releases import Office
 from tiebreak.store import tables
+from tiebreak.store.addresses import parts_of
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
@@ -77,6 +79,7 @@ async def demote(
 ) -> ReleaseRecord:
     """Go back at once, by one person; `seq` is that of the record in production.
 
+    Where that record is forged, what was in production before it counts as the policy before.
     Raises `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy before needs another
     generation of the history log, and `IsInProduction` when rules decide alone already.
     """
@@ -88,15 +91,22 @@ async def demote(
                 workflow=workflow,
                 seq=newest,
             )
-        parts = await _parts(unit, await _target(unit, workflow, target))
+        known = await records.genuine(unit, office.keyring, workflow)
+        policy_hash = _before(known, seq) if target is Target.PREVIOUS else _now(known)
+        if policy_hash is None and target is Target.RULES:  # every record of it is forged
+            policy_hash = await unit.conn.fetchval(_NAMED, workflow, seq)
+        if policy_hash is None:
+            raise NothingBefore(hint="Demote to rules alone.", workflow=workflow)
+        parts = await _parts(unit, policy_hash)
         if target is Target.RULES:
             # Rules must be there at once: whatever generation serves keeps what production reads.
             generation = await unit.conn.fetchval(_GENERATION, workflow)
             serving = parts.history_generation if generation is None else generation
             parts = replace(parts, bundle_digest=None, history_generation=serving)
-        await promotion.check_replaceable(unit, workflow, seq, parts.hash)
+        keyring = office.keyring
+        await promotion.check_replaceable(unit, keyring, workflow, seq, parts.hash)
         draft = await promotion.draft_back(
-            unit, Kind.DEMOTE, parts, seq=seq, author=author, reason=reason
+            unit, keyring, Kind.DEMOTE, parts, seq=seq, author=author, reason=reason
         )
         return await promotion.replace(unit, office, draft)
 
@@ -163,28 +173,24 @@ def late_signature(demotion: Demotion) -> Problem:
     )
 
 
-async def _target(unit: Unit, workflow: str, target: Target) -> str:
-    """The hash of the policy that was there before, or of the one there now."""
-    query = _BEFORE if target is Target.PREVIOUS else _NOW
-    found = await unit.conn.fetchval(query, workflow)
-    if found is None:
-        raise NothingBefore(hint="Demote to rules alone.", workflow=workflow)
-    return found
+def _before(known: Sequence[ReleaseRecord], seq: int) -> str | None:
+    """The policy before the one that the record `seq` names; `known` is genuine, newest first."""
+    if not known or known[0].seq != seq:
+        return _now(known)  # the newest is forged
+    first = min(r.seq for r in known if r.policy_hash == known[0].policy_hash)
+    return next((r.policy_hash for r in known if r.seq < first), None)
+
+
+def _now(known: Sequence[ReleaseRecord]) -> str | None:
+    """The policy that decides."""
+    return known[0].policy_hash if known else None
 
 
 async def _parts(unit: Unit, policy_hash: str) -> PolicyParts:
-    row = await unit.conn.fetchrow(_POLICY, policy_hash)
-    return PolicyParts(**{name: row[name] for name in PolicyParts.__slots__})
+    return parts_of(await unit.conn.fetchrow(_POLICY, policy_hash))
 
 
-_NOW = "SELECT policy_hash FROM release_records WHERE workflow = $1 ORDER BY seq DESC LIMIT 1"
-_BEFORE = f"""
-    SELECT r.policy_hash FROM release_records r
-    WHERE r.workflow = $1 AND r.seq < (
-        SELECT min(f.seq) FROM release_records f
-        WHERE f.workflow = $1 AND f.policy_hash = ({_NOW}))
-    ORDER BY r.seq DESC LIMIT 1
-"""  # noqa: S608
+_NAMED = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"
 _POLICY = "SELECT * FROM policies WHERE policy_hash = $1"
 _DEMOTION = """

@@ -14,9 +14,10 @@ from sqlalchemy import select
 
 from tiebreak.release.events import happen
 from tiebreak.release.releases import Office, Release, check_current
-from tiebreak.release.states import Kind, Stage
+from tiebreak.release.states import VOIDING, Kind, Stage
 from tiebreak.store import tables
 from tiebreak.store.database import Database
+from tiebreak.store.unit import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,22 @@ async def newest(db: Database, release_id: UUID, stage: Stage) -> Evaluation | N
     return None if row is None else _evaluation(dict(row))
 
 
+async def voided_by(unit: Unit, release_id: UUID, evaluation_id: UUID) -> Kind | None:
+    """What happened to the release since, that what the gates said does not outlive."""
+    voiding = [kind.value for kind in VOIDING]
+    found = await unit.conn.fetchval(_VOIDED_BY, release_id, str(evaluation_id), voiding)
+    return None if found is None else Kind(found)
+
+
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:
     values: dict[str, Any] = {name: row[name] for name in Evaluation.__slots__}
     values["stage"], values["results"] = Stage(row["stage"]), orjson.loads(row["results"])
     return Evaluation(**values)
+
+
+_VOIDED_BY = """
+    SELECT b.kind FROM release_events e JOIN release_events b ON b.release_id = e.release_id
+    WHERE e.release_id = $1 AND e.kind = 'gated' AND e.detail::json ->> 'evaluation' = $2
+      AND b.seq > e.seq AND b.kind = ANY ($3::text[])
+    ORDER BY b.seq DESC LIMIT 1
+"""

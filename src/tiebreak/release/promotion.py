@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from tiebreak.core.policy import PolicyParts
@@ -13,6 +14,8 @@ from tiebreak.release.approvals import standing
 from tiebreak.release.events import Subject, happen
 from tiebreak.release.releases import Office, check_builds, check_current, check_state, get
 from tiebreak.release.states import Kind, Stage, State
+from tiebreak.settings import Keyring
+from tiebreak.store import tables
 from tiebreak.store.unit import Unit
 
 
@@ -40,7 +43,7 @@ async def promote(office: Office, release_id: UUID, *, author: str, reason: str)
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         await check_state(unit, release, (State.READY, State.SHADOW), "promoted")
-        approval = await standing(unit, release_id, Stage.PROMOTION, but=author)
+        approval = await standing(unit, office.keyring, release_id, Stage.PROMOTION, but=author)
         seq = release.base_seq + 1
         kind = RecordKind.PROMOTE
         draft = Draft(kind, seq, parts, author, approval.approver, reason, release_id)
@@ -59,24 +62,31 @@ async def rollback(
 ) -> ReleaseRecord:
     """Put an earlier policy back into production; `seq` is that of the record it shall replace.
 
-    Raises `SameAuthorAndApprover`, `ProductionMoved`, `IsInProduction`, `NeverInProduction`,
-    `ModelUnfit` and `HistoryMoved`.
+    The approval of `approver`, who is not an author of the policy, is recorded with it. Raises
+    `SameAuthorAndApprover`, `ProductionMoved`, `IsInProduction`, `NeverInProduction`, `ModelUnfit`
+    and `HistoryMoved`.
     """
     parts = await office.library.parts(policy_hash)
     await check_builds(office.library, parts)
     async with office.lane.unit() as unit:
-        await check_replaceable(unit, workflow, seq, policy_hash)
-        known = await unit.conn.fetch(_WAS, workflow, policy_hash)
-        if not known:
+        await check_replaceable(unit, office.keyring, workflow, seq, policy_hash)
+        named = await _named(unit, office.keyring, parts)
+        if not named:
             raise NeverInProduction(hint="Propose it as a release.", policy_hash=policy_hash)
-        release_id = await _release_of(unit, workflow, policy_hash)
-        kind = RecordKind.ROLLBACK
+        records.check_two(author, approver)
+        await _approve_rollback(unit, parts, seq, approver)
+        kind, release_id = RecordKind.ROLLBACK, named[0].release_id
         draft = Draft(kind, seq + 1, parts, author, approver, reason, release_id)
         return await replace(unit, office, draft)
 
 
-async def check_replaceable(unit: Unit, workflow: str, seq: int, policy_hash: str) -> None:
-    """Take the release lock; raises `ProductionMoved`, or `IsInProduction` if it is this policy."""
+async def check_replaceable(
+    unit: Unit, keyring: Keyring, workflow: str, seq: int, policy_hash: str
+) -> None:
+    """Take the release lock; raises `ProductionMoved`, or `IsInProduction` if it is this policy.
+
+    What a forged record names is not in production, so that a genuine one can take its place.
+    """
     newest = await records.lock(unit, workflow)
     if newest != seq:
         raise records.ProductionMoved(
@@ -84,14 +94,14 @@ async def check_replaceable(unit: Unit, workflow: str, seq: int, policy_hash: st
             workflow=workflow,
             seq=newest,
         )
-    if await unit.conn.fetchval(_POLICY, workflow, seq) == policy_hash:
+    known = await records.genuine(unit, keyring, workflow)
+    if known and (known[0].seq, known[0].policy_hash) == (seq, policy_hash):
         raise IsInProduction(hint="Nothing is to be done.", policy_hash=policy_hash)
 
 
 async def replace(unit: Unit, office: Office, draft: Draft) -> ReleaseRecord:
     """Write the record, end any canary and tell the journal and both releases' events."""
     workflow = draft.parts.workflow
-    before = await unit.conn.fetchrow(_NEWEST, workflow)
     await canaries.stop(unit, office.keyring, workflow, author=draft.author)
     record = await records.append(unit, office.keyring, draft)
     detail = {
@@ -101,11 +111,14 @@ async def replace(unit: Unit, office: Office, draft: Draft) -> ReleaseRecord:
         "approver": record.approver,
         "reason": record.reason,
     }
-    if before is not None and before["release_id"] is not None:
-        old = Subject(before["release_id"], workflow, before["policy_hash"])
-        if before["release_id"] != record.release_id:
-            await happen(unit, old, Kind.RETIRED, actor=draft.author, detail={"seq": record.seq})
-    if record.release_id is not None:
+    was_there = False
+    for row in await unit.conn.fetch(_IN_PRODUCTION, workflow):
+        if row["release_id"] == record.release_id:
+            was_there = True  # a forged record stood between
+            continue
+        old = Subject(row["release_id"], workflow, row["policy_hash"])
+        await happen(unit, old, Kind.RETIRED, actor=draft.author, detail={"seq": record.seq})
+    if record.release_id is not None and not was_there:
         new = Subject(record.release_id, workflow, record.policy_hash)
         await happen(unit, new, Kind.PROMOTED, actor=draft.author, detail=detail)
     unit.note(draft.author, _ACTIONS[record.kind], f"{workflow}/{record.policy_hash}", detail)
@@ -113,16 +126,46 @@ async def replace(unit: Unit, office: Office, draft: Draft) -> ReleaseRecord:
 
 
 async def draft_back(
-    unit: Unit, kind: RecordKind, parts: PolicyParts, *, seq: int, author: str, reason: str
+    unit: Unit,
+    keyring: Keyring,
+    kind: RecordKind,
+    parts: PolicyParts,
+    *,
+    seq: int,
+    author: str,
+    reason: str,
 ) -> Draft:
     """A record that goes back to this policy without anybody's approval."""
-    release_id = await _release_of(unit, parts.workflow, parts.hash)
+    named = await _named(unit, keyring, parts)
+    release_id = named[0].release_id if named else None
     return Draft(kind, seq + 1, parts, author, None, reason, release_id)
 
 
-async def _release_of(unit: Unit, workflow: str, policy_hash: str) -> UUID | None:
-    """The release by which the policy came into production last; None when it was installed."""
-    return await unit.conn.fetchval(_RELEASE, workflow, policy_hash)
+async def _named(unit: Unit, keyring: Keyring, parts: PolicyParts) -> list[ReleaseRecord]:
+    """The genuine records that name the policy, newest first; an installation has no release."""
+    known = await records.genuine(unit, keyring, parts.workflow)
+    return [record for record in known if record.policy_hash == parts.hash]
+
+
+async def _approve_rollback(unit: Unit, parts: PolicyParts, seq: int, approver: str) -> None:
+    """Record the approval. Raises `SameAuthorAndApprover` when the policy is the approver's."""
+    if await unit.conn.fetchval(_IS_AUTHOR, parts.workflow, parts.hash, approver):
+        raise records.SameAuthorAndApprover(
+            f"The policy is by {approver}.",
+            hint="Ask another person to approve it.",
+            author=approver,
+        )
+    row = {
+        "workflow": parts.workflow,
+        "production_seq": seq,
+        "policy_hash": parts.hash,
+        "approver": approver,
+        "given_at": datetime.now(UTC),
+    }
+    unit.add(tables.rollback_approvals, [row])
+    subject = f"{parts.workflow}/{parts.hash}"
+    unit.note(approver, "production.rollback_approved", subject, {"seq": seq + 1})
+    await unit.flush()  # the record's trigger asks for it
 
 
 _ACTIONS = {
@@ -130,10 +173,8 @@ _ACTIONS = {
     RecordKind.ROLLBACK: "production.rolled_back",
     RecordKind.DEMOTE: "production.demoted",
 }
-_NEWEST = "SELECT * FROM release_records WHERE workflow = $1 ORDER BY seq DESC LIMIT 1"
-_POLICY = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
-_WAS = "SELECT FROM release_records WHERE workflow = $1 AND policy_hash = $2 LIMIT 1"
-_RELEASE = """
-    SELECT release_id FROM release_records WHERE workflow = $1 AND policy_hash = $2
-    ORDER BY seq DESC LIMIT 1
+_IN_PRODUCTION = """
+    SELECT release_id, policy_hash FROM releases
+    WHERE workflow = $1 AND release_state(release_id) = 'production'
 """
+_IS_AUTHOR = "SELECT is_rollback_author($1, $2, $3)"

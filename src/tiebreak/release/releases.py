@@ -108,7 +108,8 @@ async def propose(
 ) -> Release:
     """Propose a policy whose versions are stored; `backtest` is of exactly it against production.
 
-    Raises `BacktestOfAnother`, `UnknownVersion`, and `ModelUnfit` when its bundle does not load.
+    Raises `BacktestOfAnother`, `UnknownVersion`, `ModelUnfit` when its bundle does not load, and
+    `ForgedRelease` when what is in production is.
     """
     recipe = await office.library.recipe(parts)
     return await propose_new(office, recipe, backtest, author=author, reason=reason)
@@ -123,7 +124,7 @@ async def propose_new(
     """
     _check_fit(await office.library.tried(recipe), recipe.parts)
     async with office.lane.unit() as unit:
-        return await _propose(unit, recipe, backtest, author, reason)
+        return await _propose(unit, office.keyring, recipe, backtest, author, reason)
 
 
 async def withdraw(office: Office, release_id: UUID, *, actor: str, reason: str) -> Release:
@@ -149,7 +150,7 @@ async def rebase(
     async with office.lane.unit() as unit:
         if await records.lock(unit, old.workflow) == old.base_seq:
             raise StillCurrent(hint="Go on with the release.", release=str(release_id))
-        new = await _propose(unit, recipe, backtest, author, reason)
+        new = await _propose(unit, office.keyring, recipe, backtest, author, reason)
         detail = {"reason": reason, "successor": str(new.release_id)}
         await _end(unit, office.keyring, old, Kind.VOIDED, author, detail)
     return new
@@ -262,12 +263,12 @@ def _check_fit(loaded: LoadedPolicy, parts: PolicyParts) -> None:
 
 
 async def _propose(
-    unit: Unit, recipe: Recipe, backtest: Backtest, author: str, reason: str
+    unit: Unit, keyring: Keyring, recipe: Recipe, backtest: Backtest, author: str, reason: str
 ) -> Release:
     parts = recipe.parts
     seq = await records.lock(unit, parts.workflow)
-    production = await unit.conn.fetchval(_PRODUCTION, parts.workflow, seq)
-    check_backtest(parts, backtest, production)
+    production = await records.newest(unit, keyring, parts.workflow)
+    check_backtest(parts, backtest, None if production is None else production.policy_hash)
     version = await versions.keep(
         unit, recipe.workflow, recipe.rule_set, author=author, reason=reason
     )
@@ -340,7 +341,6 @@ async def _read(db: Database, query: Select[Any]) -> list[Release]:
 
 
 _COLUMNS = tuple(name for name in Release.__slots__ if name != "state")
-_PRODUCTION = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _IS_CANARY = """
     SELECT release_id = $2 AND percent > 0 FROM canary_records
     WHERE workflow = $1 ORDER BY seq DESC LIMIT 1

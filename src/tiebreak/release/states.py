@@ -80,6 +80,9 @@ _TRIED = (State.SHADOW, State.CANARY, State.HELD, State.READY)
 OPEN: Final = frozenset({*_TRIED, State.DRAFT, State.STOPPED, State.QUARANTINED})
 """The states of a release that may still reach production."""
 
+VOIDING: Final = frozenset({Kind.QUARANTINED, Kind.SHADOW_STOPPED, Kind.CANARY_ROLLED_BACK})
+"""What the gates said, and approvals of it, do not outlive this (`release_evidence`, 0007)."""
+
 TRANSITIONS: Final[Mapping[Kind, Transition]] = {
     Kind.PROPOSED: _from(State.NEW, to=State.DRAFT),
     Kind.SHADOW_STARTED: _from(State.DRAFT, State.STOPPED, State.QUARANTINED, to=State.SHADOW),

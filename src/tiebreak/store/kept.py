@@ -7,7 +7,6 @@ once is wrong for ever. Slots that the policy's own version lacks are booked by 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from tiebreak.core.bookings import Strand
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.workflow import Workflow
-from tiebreak.errors import Conflict, IntegrityFailure
+from tiebreak.errors import Conflict
+from tiebreak.store import addresses
 from tiebreak.store.unit import Connection
 
 Order = Mapping[str, NDArray[np.intp]]  # by entity: where in the log's row each slot stands
@@ -112,13 +112,8 @@ async def definitions(conn: Connection, workflow: str, generation: int) -> dict[
     """The versions that define slots of a generation, as far as they are stored, by address."""
     found: dict[str, Workflow] = {}
     for version, config in await conn.fetch(_DEFINITIONS, workflow, generation):
-        if hashlib.sha256(config.encode()).hexdigest() != version:
-            raise IntegrityFailure(
-                "A stored workflow version is not what its content address says.",
-                hint="Run `tiebreak audit verify`.",
-                workflow=workflow,
-            )
-        found[version] = Workflow.model_validate_json(config)
+        fitting = addresses.fitting([config], version, workflow=workflow)
+        found[version] = Workflow.model_validate_json(fitting)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def _draft(connection: Connection, message: str) -> Path:
 def _differences(connection: Connection) -> list[str]:
     options = comparison_options()
     context = MigrationContext.configure(connection, opts=options)
-    found = [str(difference) for difference in compare_metadata(context, metadata)]
+    with warnings.catch_warnings():  # of SQLAlchemy about checks that are NOT VALID
+        warnings.filterwarnings("ignore", "Can't validate argument 'dialect_options'")
+        found = [str(difference) for difference in compare_metadata(context, metadata)]
     return found + _constraint_differences(inspect(connection))
 
 

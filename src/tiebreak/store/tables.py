@@ -103,6 +103,7 @@ workflow_versions = Table(
         Column("author", Text, nullable=False),
         Column("reason", Text, nullable=False),
     ),
+    CheckConstraint("ordinal >= 1", name="ordinal"),
 )
 
 knob_history = Table(
@@ -155,9 +156,10 @@ release_records = Table(
     CheckConstraint("author <> approver", name="four_eyes"),
     CheckConstraint("kind IN ('install', 'promote', 'rollback', 'demote')", name="kind"),
     CheckConstraint("(approver IS NULL) = (coalesce(kind, 'install') = 'demote')", name="approver"),
+    CheckConstraint(r"reason ~ '\S'", name="reason"),
 )
 
-# --- releases: triggers refuse what does not follow (migration 0004) ------------------------
+# --- releases: triggers refuse what does not follow (0004, 0007) ------------------------
 
 releases = Table(
     "releases",
@@ -172,6 +174,7 @@ releases = Table(
         Column("reason", Text, nullable=False),
         Column("created_at", Moment, nullable=False),
     ),
+    CheckConstraint(r"reason ~ '\S'", name="reason"),
 )
 
 release_events = Table(
@@ -220,6 +223,18 @@ release_approvals = Table(
         Column("note", Text, nullable=False),
     ),
     CheckConstraint("stage IN ('canary', 'promotion')", name="stage"),
+)
+
+rollback_approvals = Table(
+    "rollback_approvals",
+    metadata,
+    *_columns(
+        Column("workflow", Text, primary_key=True),
+        Column("production_seq", Integer, primary_key=True),  # of the record that is replaced
+        Column("policy_hash", Text, ForeignKey("policies.policy_hash"), primary_key=True),
+        Column("approver", Text, ForeignKey("persons.person"), primary_key=True),
+        Column("given_at", Moment, nullable=False),
+    ),
 )
 
 canary_records = Table(

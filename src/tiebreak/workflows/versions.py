@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +16,9 @@ from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.workflow import Knobs, RuleSet, Workflow
-from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
+from tiebreak.errors import InvalidInput, NotFound
 from tiebreak.store import tables
+from tiebreak.store.addresses import fitting
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
 
@@ -29,14 +29,8 @@ class UnknownWorkflow(NotFound):
     code = "unknown_workflow"
 
 
-class AlteredVersion(IntegrityFailure):
-    """A stored workflow version is not what its content address says."""
-
-    code = "altered_version"
-
-
 class ReasonMissing(InvalidInput):
-    """Loading a workflow needs a reason."""
+    """It needs a reason."""
 
     code = "reason_missing"
 
@@ -89,7 +83,8 @@ async def load(
 ) -> Loaded:
     """Store a workflow as its next version, unless it equals the latest one.
 
-    Going back to older content is a new version too. Raises `ReasonMissing`.
+    Going back to older content is a new version too. Raises `ReasonMissing`, and `AlteredVersion`
+    when the newest one is not what its address says.
     """
     if not reason.strip():
         raise ReasonMissing(hint="Say why with `--reason`.")
@@ -128,7 +123,7 @@ async def _store(
     unit: Unit, workflow: Workflow, rules: RuleSet, author: str, reason: str, action: str
 ) -> Loaded:
     newest = await unit.conn.fetchrow(_NEWEST, workflow.name)
-    before = None if newest is None else Workflow.model_validate_json(newest["config"]).knobs
+    before = None if newest is None else _knobs(newest)
     row: dict[str, Any] = {
         "workflow": workflow.name,
         "ordinal": 1 if newest is None else newest["ordinal"] + 1,
@@ -244,6 +239,11 @@ def knob_values(knobs: Knobs) -> dict[str, float | int | str | None]:
     return values
 
 
+def _knobs(row: Mapping[str, Any]) -> Knobs:
+    config = fitting([row["config"]], row["workflow_version"], workflow=row["workflow"])
+    return Workflow.model_validate_json(config).knobs
+
+
 _COLUMNS = "workflow, ordinal, workflow_version, rules_version, config, created_at, author, reason"
 _NEWEST = f"""
     SELECT {_COLUMNS} FROM workflow_versions WHERE workflow = $1 ORDER BY ordinal DESC LIMIT 1
@@ -310,13 +310,10 @@ async def _one(db: Database, workflow: str, query: Select[Any]) -> Stored:
             )
         raise UnknownWorkflow(hint=did_you_mean(workflow, known), workflow=workflow)
     row = rows[0]
-    for text, address in (("config", "workflow_version"), ("rules", "rules_version")):
-        if hashlib.sha256(row[text].encode()).hexdigest() != row[address]:
-            raise AlteredVersion(
-                hint="Run `tiebreak audit verify`.", workflow=workflow, ordinal=row["ordinal"]
-            )
+    config = fitting([row["config"]], row["workflow_version"], workflow=workflow)
+    rules = fitting([row["rules"]], row["rules_version"], workflow=workflow)
     return Stored(
         _version(row),
-        Workflow.model_validate_json(row["config"]),
-        RuleSet.model_validate_json(row["rules"]),
+        Workflow.model_validate_json(config),
+        RuleSet.model_validate_json(rules),
     )
