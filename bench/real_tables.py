@@ -67,7 +67,7 @@ def _text(told: Told) -> str:
         for name, title in zip(_FIGURES, _TITLES, strict=True)
     ]
     for title, name, shown in (
-        ("trees", "trees", "{:,}"),
+        ("trees", "trees", "{:,.0f}"),
         ("training, seconds", "training_seconds", "{:.0f}"),
         ("deciding in bulk, µs a ticket", "microseconds_a_ticket", "{:.0f}"),
         ("bundle, KiB", "bytes", "{:,.0f}"),

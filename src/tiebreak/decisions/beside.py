@@ -32,7 +32,7 @@ class NoModelBeside(InvalidInput):
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Scores (n,) of a policy's model, and processor time a ticket to decide and explain."""
+    """Scores (n,) of a model, and processor time a ticket to decide and explain in bulk."""
 
     scores: NDArray[np.float64]
     microseconds_a_ticket: float
