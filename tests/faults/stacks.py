@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -66,6 +67,7 @@ class Stack:
     def prepare(self) -> None:
         """Put a workflow into production and make a key."""
         self.cli("keys", "create", "--person", "approver", "--role", "approver")
+        self.cli("keys", "create", "--person", getpass.getuser(), "--role", "ml_engineer")
         self.cli("workflow", "load", "workflows/boston311", "--reason", "test")
         self.cli(
             *("release", "install", "boston311", "--model", "none"),
