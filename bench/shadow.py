@@ -45,7 +45,8 @@ def run() -> dict[str, Any]:
         release = asyncio.run(_propose(services, staged))
     with up(staged.data_dir, workers) as running:
         key = tiebreak(
-            staged.data_dir, workers, "keys", "create", "--person", "bench", "--role", "service"
+            *(staged.data_dir, workers, "keys", "create", "--person", "bench"),
+            *("--role", "service", "--role", "ml_engineer"),
         )["key"]
         alone: list[dict[str, Any]] = []
         beside: list[dict[str, Any]] = []
@@ -54,14 +55,17 @@ def run() -> dict[str, Any]:
         with watched(running.pid) as peak:
             for number in range(ROUNDS):
                 alone.append(_load(running, staged, key, f"alone-{number}"))
-                tiebreak(staged.data_dir, workers, "release", "shadow", "start", release)
+                tiebreak(
+                    *(staged.data_dir, workers, "release", "shadow", "start", release),
+                    *("--as", "bench"),
+                )
                 time.sleep(SETTLE_SECONDS)
                 beside.append(_load(running, staged, key, f"beside-{number}"))
                 lags.append(_shadow(staged, workers, release)["lag_seconds"])
                 caught_up = _catch_up(staged, workers, release)
                 tiebreak(
                     *(staged.data_dir, workers, "release", "shadow", "stop", release),
-                    *("--reason", "bench"),
+                    *("--reason", "bench", "--as", "bench"),
                 )
                 time.sleep(SETTLE_SECONDS)
     without, with_one = _median(alone), _median(beside)

@@ -17,8 +17,8 @@ from tests.functional import test_web_release_trials as trials
 from tests.functional import test_web_releases as ways
 from tests.functional.serving import TICKET, Site
 
+from tiebreak.access.acts import ACCESS
 from tiebreak.access.roles import Role
-from tiebreak.web.auth import ACCESS
 from tiebreak.web.openapi import REQUESTS
 
 HIDDEN = {"docs", "docs_asset", "openapi"}

@@ -42,6 +42,7 @@ class Candidates(Stack):
         with servers.stack(Settings(data_dir=self.folder / "data")) as services:
             asyncio.run(self._propose(services))
         self.token = self.cli("keys", "create", "--person", "ann", "--role", "service")["key"]
+        self.may_release()
 
     async def _propose(self, services: Services) -> None:
         async with opened(services, "ann") as session:

@@ -32,7 +32,7 @@ class Place:
 
     @classmethod
     def made(cls, folder: Path, urls: DatabaseUrls, valkey_url: str) -> Place:
-        """A place of its own, where `ann` and `bob` may approve each other's work."""
+        """A place of its own, where `ann` and `bob` may release, and approve each other's work."""
         foreign = ("TIEBREAK_", "DATABASE_", "REDIS_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | {
             "TIEBREAK_DATA_DIR": str(folder / "data"),
@@ -42,7 +42,8 @@ class Place:
         }
         found = cls(folder, urls, environment)
         for person in ("ann", "bob"):
-            found.json("keys", "create", "--person", person, "--role", "approver")
+            roles = ("--role", "ml_engineer", "--role", "approver")
+            found.json("keys", "create", "--person", person, *roles)
         return found
 
     def process(self, *arguments: object) -> Any:

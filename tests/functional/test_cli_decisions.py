@@ -52,7 +52,11 @@ def place(
         assert imported["tickets"] == simulation.known_by(END).tickets.height
         assert imported["rejected"] == 0
     found.process("train", "locate", *TRAINING)
-    found.json("release", "install", "locate", "--approved-by", "bob", *BY_ANN)
+    install = ("release", "install", "locate", "--approved-by", "bob", *BY_ANN)
+    refused = found.json(*install, code=5)["error"]
+    assert refused["code"] == "first_model_not_gated"
+    assert "--model none" in refused["hint"]
+    found.json(*install, "--without-gates")
     return found
 
 
@@ -171,6 +175,44 @@ def test_only_the_first_policy_is_installed(place: Place) -> None:
     arguments = ("release", "install", "locate", *BY_ANN, "--approved-by", "bob")
     error = place.json(*arguments, code=5)["error"]
     assert error["code"] == "already_in_production"
+    (row,) = place.json("release", "status")["production"]
+    assert (row["kind"], row["is_gated"]) == ("install", False)
+    _, out, _ = place.run("release", "status")
+    assert "locate: its model was installed without gates." in out
+    card = place.json("model", "card", row["model"][:12])["card"]
+    assert "approved by bob: installed without gates" in card
+
+
+def test_a_command_asks_for_the_role_that_http_asks_for(place: Place) -> None:
+    roles = {"rev": "reviewer", "sys": "service", "aud": "auditor", "lea": "lead"}
+    for person, role in roles.items():
+        place.json("keys", "create", "--person", person, "--role", role)
+    why = ("--reason", "test")
+    change = ("release", "propose", "locate", "--set", "points.high=41", *why, "--dry-run")
+    for person in roles:
+        error = place.json(*change, "--as", person, code=6)["error"]
+        assert (error["code"], error["roles"]) == ("role_missing", ["ml_engineer"])
+    place.json(*change, "--as", "ann")
+    for person in ("rev", "sys", "aud"):
+        for command, *words in (
+            ("demote", "locate", *why),
+            ("canary", "stop", "0000", *why),
+            ("shadow", "stop", "0000", *why),
+            ("gates", "0000"),
+            ("approve", "0000", "--stage", "promotion"),
+            ("countersign", "locate"),
+            ("promote", "0000", *why),
+            ("withdraw", "0000", *why),
+        ):
+            refused = place.json("release", command, *words, "--as", person, code=6)["error"]
+            assert refused["code"] == "role_missing", command
+    # one who approves needs the role too, and what is over counts no more
+    back = ("release", "rollback", "locate", "--to", "00", "--as", "ann", *why, "--approved-by")
+    assert place.json(*back, "aud", code=6)["error"]["code"] == "role_missing"
+    key = place.json("keys", "create", "--person", "lea", "--role", "approver")["key_id"]
+    assert place.json(*back, "lea", code=4)["error"]["code"] == "unknown_policy"
+    place.json("keys", "revoke", key, *why)
+    assert place.json(*back, "lea", code=6)["error"]["code"] == "role_missing"
 
 
 def test_nobody_approves_a_policy_of_their_own(place: Place) -> None:

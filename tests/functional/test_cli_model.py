@@ -73,7 +73,17 @@ def test_a_legacy_model_is_brought_in_listed_shown_and_compared(place: Place) ->
         code, out, err = place.run("model", *words)
         assert (code, err) == (exits.OK, "")
         assert out.strip()
-    place.json("release", "install", "locate", "--model", second, "--approved-by", "bob", *BY_ANN)
+    place.json(
+        "release",
+        "install",
+        "locate",
+        "--model",
+        second,
+        "--approved-by",
+        "bob",
+        "--without-gates",
+        *BY_ANN,
+    )
     used = place.json("model", "show", second)
     assert "locate: production" in used["model"]["uses"]
     assert [r["approver"] for r in used["lineage"]["releases"]] == ["bob"]
@@ -94,7 +104,12 @@ def test_mistakes_say_what_to_do_next(place: Place) -> None:
     assert refused("import", path, *key, code=8)["code"] == "legacy_unsigned"
     path.with_suffix(".sig").write_text("00" * 32)
     assert refused("import", path, *key, code=8)["code"] == "legacy_altered"
+    path.with_suffix(".sig").write_bytes(b"\xff of another kind")
+    assert "does not fit" in refused("import", path, *key, code=8)["message"]
     path.with_suffix(".sig").write_text(signature)
+    (place.folder / "notes.txt").write_text("these are notes")
+    other = refused("import", place.folder / "notes.txt", *key, code=3)
+    assert "a text that begins with 'these are notes'" in other["message"]
     (place.folder / "map.yaml").write_text("{dig_depth_ft: dig_depth_f, area_sqft: area_sqft}")
     mapped = refused("import", path, *key, "--map", place.folder / "map.yaml", code=3)
     assert "dig_depth_ft" in mapped["problems"][0]["hint"]

@@ -95,6 +95,8 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
     assert (record["policy_hash"], record["author"], record["approver"]) == (policy, "ann", "bob")
     shown = place.json("release", "show", start)
     assert shown["state"] == "production"
+    assert shown["evaluations"]["promotion"]["is_passed"] is True
+    assert "The gates before promotion pass" in place.run("release", "show", start)[1]
     assert [approval["note"] for approval in shown["approvals"]] == ["looks good"]
     assert [event["kind"] for event in shown["events"]] == [
         *("proposed", "shadow_started", "gated", "approved", "promoted")
@@ -118,6 +120,18 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
     assert code == exits.OK
     assert "ann" in out
     assert place.json("audit", "verify")["intact"]
+
+
+def test_a_refused_proposal_stores_nothing(
+    database_urls: DatabaseUrls, valkey_url: str, tmp_path: Any
+) -> None:
+    empty = Place.made(tmp_path, database_urls, valkey_url)
+    empty.json("workflow", "load", ROOT / "workflows" / "locate", *BY_ANN)
+    change = ("release", "propose", "locate", "--jobs", "1", *BY_ANN, "--set")
+    error = empty.json(*change, "points.high=NaN", code=3)["error"]
+    assert error["problems"][0]["where"] == "points.high"
+    refused = empty.json(*change, "points.high=41", code=4)["error"]
+    assert len(empty.json("workflow", "show", "locate")["versions"]) == 1, refused
 
 
 def test_a_demotion_is_signed_by_another_in_time_or_loudly_late(place: Place) -> None:
@@ -185,6 +199,15 @@ def test_when_production_moved_a_release_is_proposed_anew(place: Place) -> None:
 
 
 def test_what_cannot_be_done_is_told_with_a_next_step(place: Place) -> None:
+    for words in (
+        ("release", "demote", "locat", *BY_ANN),
+        ("release", "history", "locat"),
+        ("replay", "--workflow", "locat"),
+    ):
+        error = place.json(*words, code=4)["error"]
+        assert (error["code"], error["hint"]) == ("unknown_workflow", "did you mean `locate`?")
+    unsearched = place.json("train", "locate", "--tune", "0s", *BY_ANN, code=3)["error"]
+    assert unsearched["message"] == "No time is given to search in."
     for line, exit_code, code in (
         ("show 0123", 4, "no_such_release"),
         ("propose locate --reason x", 3, "nothing_changed"),
@@ -193,9 +216,9 @@ def test_what_cannot_be_done_is_told_with_a_next_step(place: Place) -> None:
         ("promote 0123 --reason x", 4, "no_such_release"),
         ("rollback locate --to 0123 --approved-by bob --reason x", 4, "unknown_policy"),
         ("rollback locate --to 0123 --approved-by nobody --reason x", 4, "unknown_person"),
-        ("demote locat --reason x", 5, "production_moved"),
         ("countersign locate", 4, "no_such_demotion"),
     ):
-        error = place.json("release", *shlex.split(line), code=exit_code)["error"]
+        by = () if line.startswith("show") else ("--as", "ann")
+        error = place.json("release", *shlex.split(line), *by, code=exit_code)["error"]
         assert error["code"] == code, line
         assert error["hint"] or any(problem["hint"] for problem in error["problems"]), line

@@ -10,12 +10,12 @@ from fastapi.routing import APIRoute
 from tests.databases import run
 from tests.functional.serving import Site
 
+from tiebreak.access.acts import ACCESS, PUBLIC
 from tiebreak.access.keys import create_key, revoke_key
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
 from tiebreak.store.database import Database
 from tiebreak.web.app import build_app
-from tiebreak.web.auth import ACCESS, PUBLIC
 
 LISTED = "/v1/workflows"
 PROMISED_SECONDS = 5  # in the description of the API

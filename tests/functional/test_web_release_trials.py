@@ -19,11 +19,11 @@ from tests.functional.test_web_releases import (
     within,
 )
 
+from tiebreak.access.acts import ACCESS
 from tiebreak.access.roles import Role
 from tiebreak.release import releases
 from tiebreak.release.releases import Office
 from tiebreak.release.states import Stage
-from tiebreak.web.auth import ACCESS
 
 STEPS = {
     "evaluate_gates": "gates",

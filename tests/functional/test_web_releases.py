@@ -11,6 +11,7 @@ from tests import releases as ways
 from tests.databases import execute, run
 from tests.functional.serving import REPAIRS, RULES, Site
 
+from tiebreak.access.acts import ACCESS
 from tiebreak.access.keys import create_key
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
@@ -21,7 +22,6 @@ from tiebreak.release import releases
 from tiebreak.release.releases import Office
 from tiebreak.release.states import Kind, Stage
 from tiebreak.store.database import Database
-from tiebreak.web.auth import ACCESS
 from tiebreak.workflows import versions
 
 BASE = "/v1/releases"

@@ -209,6 +209,10 @@ async def test_a_changed_policy_flips_what_a_direct_computation_says(bench: Benc
     reviews = sum(route == REVIEW for route in new.arbitration.route.tolist())
     assert figures["reviews"]["after"] == reviews
     assert figures["reviewer_hours"]["after"] == pytest.approx(reviews / 10, abs=0.01)
+    ties = [int(each.arbitration.is_tie.sum()) for each in (old, new)]
+    assert [figures["ties"][when] for when in ("before", "after")] == ties
+    assert figures["cost"] is None  # the workflow names no costs
+    assert evidence["before_valid_from"] == 0  # there is no model
     examples = evidence["examples"]["raised"]
     assert len(examples) == 10
     assert {each["ticket_id"] for each in examples} <= raised

@@ -18,6 +18,7 @@ from tiebreak.core.release_plan import (
     Gates,
     LatencyLimits,
     ReleasePlan,
+    ReplayLimits,
     ReviewedFlipLimits,
     VolumeLimits,
 )
@@ -215,6 +216,22 @@ def test_the_canary(asked: Any, stage: Stage, ran: CanaryRun | None, verdict: Ve
     plan = ReleasePlan(canary=asked, canary_steps=STEPS)
     found = gates_origin.canary(replace(gathered(plan=plan), stage=stage, canary=ran))
     assert found.verdict is verdict
+
+
+def test_what_came_of_an_earlier_quarantine_is_told() -> None:
+    evidence = gathered(10)
+    coverage = replace(evidence.coverage, earlier=("Too slow.",), share=0.5)
+    found = gates_shadow.errors(replace(evidence, coverage=coverage), ErrorLimits())
+    assert found.verdict is Verdict.PASS
+    assert "It was in quarantine before: Too slow." in found.sentence
+    assert "Its share of 50.00% selects them." in found.sentence
+
+
+def test_erased_tickets_are_told_where_there_are_any() -> None:
+    few = replace(gathered(), scores_again=Again(3, 0, 0, 0.001))
+    assert "erased" not in gates_origin.replay(few, ReplayLimits()).hint
+    gone = replace(few, scores_again=Again(3, 0, 0, 0.001, erased=7))
+    assert "7 of the sampled tickets are erased" in gates_origin.replay(gone, ReplayLimits()).hint
 
 
 def test_costs_of_missed_and_needless_are_weighed_together() -> None:

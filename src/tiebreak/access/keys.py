@@ -118,6 +118,14 @@ async def list_keys(db: Database) -> list[Key]:
         return [_key(row) for row in (await connection.execute(query)).mappings()]
 
 
+async def roles_now(db: Database, person: str, at: datetime) -> frozenset[Role]:
+    """The roles of all keys of the person that are live at this moment."""
+    async with db.read() as connection:
+        rows = await connection.execute(_keys().where(api_keys.c.person == person))
+        keys = [_key(row) for row in rows.mappings()]
+    return frozenset[Role]().union(*(key.roles for key in keys if key.is_live(at)))
+
+
 async def find_key(db: Database, key_id: str) -> Key | None:
     """The key with this id; None when there is none."""
     async with db.read() as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ from tiebreak.core.stored import loaded_columns
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.training.labels import Labels
 
+Verdict = tuple[int, int, bool]  # band, route, whether it is a tie
 _ROUTE_CODES = {route: code for code, route in enumerate(ROUTES)}
 _TRUTH_CODES = {
     None: TRUTHS.index("unknown"),
@@ -60,13 +62,27 @@ class Comparison:
         stored_count = sum(row is not None for row in known)
         tally.sources = +Counter(stored=stored_count, recomputed=len(rows) - stored_count)
         tally.errors = _errors(decisions)
+        tally.marks = +Counter(
+            ties_before=sum(each[2] for each in before if each is not None),
+            ties_after=int(decisions.arbitration.is_tie.sum()),
+            before_valid_from=self._before_valid_from(decisions),
+        )
         return tally
 
-    def _before(
-        self, rows: Sequence[Row], known: Sequence[Row | None]
-    ) -> list[tuple[int, int] | None]:
-        """Band and route of each ticket as it was decided, or as production decides it."""
-        before = [None if k is None else (k["band"], _ROUTE_CODES[k["route"]]) for k in known]
+    def _before_valid_from(self, decisions: Decisions) -> int:
+        """Tickets on which the model may have been trained, since they lie before its cut."""
+        model = self.candidate.model
+        if model is None or "valid_from" not in model.manifest.get("parameters", {}):
+            return 0
+        moment = datetime.fromisoformat(model.manifest["parameters"]["valid_from"])
+        return int((decisions.frame["as_of"] < moment).sum())
+
+    def _before(self, rows: Sequence[Row], known: Sequence[Row | None]) -> list[Verdict | None]:
+        """Band, route and tie of each ticket as it was decided, or as production decides it."""
+        before: list[Verdict | None] = [
+            None if k is None else (k["band"], _ROUTE_CODES[k["route"]], bool(k["is_tie"]))
+            for k in known
+        ]
         missing = [i for i, each in enumerate(before) if each is None]
         if self.production is not None and missing:
             again = _decide([rows[i] for i in missing], self.production)
@@ -83,8 +99,8 @@ class Comparison:
         decisions: Decisions,
         labels: Labels | None,
     ) -> pl.DataFrame:
-        bands, routes = zip(*before, strict=True)
-        band, route = _verdicts(decisions)
+        bands, routes, _ = zip(*before, strict=True)
+        band, route, _ = _verdicts(decisions)
         as_of = decisions.frame["as_of"]
         columns = {
             "ticket_id": pl.Series([row["ticket_id"] for row in rows]),
@@ -113,9 +129,9 @@ def _decide(rows: Sequence[Row], policy: Policy, context: pl.DataFrame | None = 
     return decide(frame, stored if context is None else context, policy)
 
 
-def _verdicts(decisions: Decisions) -> tuple[list[int], list[int]]:
+def _verdicts(decisions: Decisions) -> tuple[list[int], list[int], list[bool]]:
     verdict = decisions.arbitration
-    return verdict.band.tolist(), verdict.route.tolist()
+    return verdict.band.tolist(), verdict.route.tolist(), verdict.is_tie.tolist()
 
 
 def _truths(rows: Sequence[Row], labels: Labels | None) -> list[int]:

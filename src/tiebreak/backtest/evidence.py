@@ -20,7 +20,7 @@ from tiebreak.bundles.folder import write_whole
 from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
 from tiebreak.settings import Settings
 
-FORMAT = 1
+FORMAT = 2
 
 
 class NoSuchBacktest(NotFound):

@@ -18,7 +18,7 @@ TRUTHS = ("unknown", "negative", "positive")  # what the label says of a ticket
 SHAPE = (len(Band), len(Band), len(ROUTES), len(ROUTES), len(TRUTHS))
 AXES = ("band_before", "band_after", "route_before", "route_after", "truth")
 FLAGGED_FROM = int(Band.HIGH)
-REVIEW = ROUTES.index("review")
+REVIEW, TIEBREAK = ROUTES.index("review"), ROUTES.index("tiebreak")
 POSITIVE, NEGATIVE = TRUTHS.index("positive"), TRUTHS.index("negative")
 EXAMPLES = 10  # tickets of each kind that are named
 NOTHING = "(none)"  # the segment of tickets without a value
@@ -45,7 +45,8 @@ class Tally:
     """What is counted over any number of tickets; tallies of parts add up to that of the whole.
 
     `skipped` counts tickets that could not be compared, by why; `sources` where the decision
-    before came from, `errors` the expressions of the new policy that could not be evaluated.
+    before came from, `errors` the expressions of the new policy that could not be evaluated,
+    `marks` ties before and after, and tickets from before the model's `valid_from`.
     """
 
     cells: Cells = field(default_factory=Counter[int])
@@ -57,6 +58,7 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter[str])
     sources: Counter[str] = field(default_factory=Counter[str])
     errors: Counter[str] = field(default_factory=Counter[str])
+    marks: Counter[str] = field(default_factory=Counter[str])
 
     @classmethod
     def of(cls, decided: pl.DataFrame, by: Sequence[str]) -> Tally:
@@ -84,6 +86,7 @@ class Tally:
         self.skipped.update(other.skipped)
         self.sources.update(other.sources)
         self.errors.update(other.errors)
+        self.marks.update(other.marks)
         _add_segments(self.months, other.months)
         for name, segments in other.segments.items():
             _add_segments(self.segments.setdefault(name, {}), segments)
@@ -103,6 +106,7 @@ class Tally:
             "skipped": dict(self.skipped),
             "sources": dict(self.sources),
             "errors": dict(self.errors),
+            "marks": dict(self.marks),
         }
 
     @classmethod
@@ -119,6 +123,7 @@ class Tally:
             skipped=Counter(data["skipped"]),
             sources=Counter(data["sources"]),
             errors=Counter(data["errors"]),
+            marks=Counter(data["marks"]),
         )
 
 

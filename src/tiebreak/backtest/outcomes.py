@@ -7,7 +7,7 @@ ticket with a good end was *needless*.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from tiebreak.backtest.flips import (
     POSITIVE,
     REVIEW,
     SHAPE,
+    TIEBREAK,
     TRUTHS,
     Cells,
     cube,
 )
+from tiebreak.core.release_plan import ReleasePlan
 
 Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -53,18 +55,33 @@ def figures(cells: Cells, *, minutes_a_review: float) -> dict[str, Any]:
         "rerouted": count(route_before != route_after),
         "bands": counts.sum(axis=(2, 3, 4)).tolist(),
         "routes": counts.sum(axis=(0, 1, 4)).tolist(),
-        "reviews": _change(reviews),
-        "reviewer_hours": _change([round(each, 2) for each in hours]),
+        "reviews": change(reviews),
+        "reviewer_hours": change([round(each, 2) for each in hours]),
+        "tiebreak_calls": change([count(route_before == TIEBREAK), count(route_after == TIEBREAK)]),
         "outcomes": {name: count(truth == i) for i, name in enumerate(TRUTHS)},
-        "caught": _change([count(is_bad, was_flagged), count(is_bad, is_flagged)]),
-        "missed": _change([count(is_bad, ~was_flagged), count(is_bad, ~is_flagged)]),
-        "needless_reviews": _change([count(is_good, was_review), count(is_good, is_review)]),
+        "caught": change([count(is_bad, was_flagged), count(is_bad, is_flagged)]),
+        "missed": change([count(is_bad, ~was_flagged), count(is_bad, ~is_flagged)]),
+        "needless_reviews": change([count(is_good, was_review), count(is_good, is_review)]),
         "newly_caught": count(is_bad, ~was_flagged, is_flagged),
         "newly_missed": count(is_bad, was_flagged, ~is_flagged),
         "new_needless_reviews": count(is_good, ~was_review, is_review),
     }
 
 
-def _change(values: Sequence[float]) -> dict[str, float]:
+def cost(figures: Mapping[str, Any], plan: ReleasePlan) -> dict[str, float] | None:
+    """What missed bad ends and needless reviews cost by the plan's costs; None: it names none."""
+    missed, needless = plan.missed_cost, plan.needless_cost
+    if missed is None or needless is None:
+        return None
+    return change(
+        [
+            missed * figures["missed"][when] + needless * figures["needless_reviews"][when]
+            for when in ("before", "after")
+        ]
+    )
+
+
+def change(values: Sequence[float]) -> dict[str, float]:
+    """A figure before and after."""
     before, after = values
     return {"before": before, "after": after, "change": round(after - before, 2)}

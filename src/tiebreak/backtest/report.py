@@ -16,6 +16,7 @@ BANDS = tuple(band.label for band in Band)
 CHANGES = ("reviews", "reviewer_hours", "caught", "missed", "needless_reviews")
 COUNTS = ("tickets", "flips", "raised", "lowered", "rerouted")
 NEW = ("newly_caught", "newly_missed", "new_needless_reviews")
+EXTRAS = ("ties", "tiebreak_calls", "cost")  # changes of all tickets, shown where they are
 LABELLED = ("caught", "missed", "needless_reviews", *NEW)  # what needs a label
 
 Rows = list[tuple[str, str]]
@@ -38,6 +39,8 @@ def subject_rows(made: Backtest) -> Rows:
         ("known by", e["known_by"][:19]),
         ("context", e["context"]),
     ]
+    if e.get("before_valid_from"):
+        rows.append(("the model may have learnt from", f"{e['before_valid_from']:,} of them"))
     if e["erased_in_history"]:
         rows.append(("erased tickets missing in that history", f"{e['erased_in_history']:,}"))
     rows += [(f"left out: {_words(why)}", f"{count:,}") for why, count in e["skipped"].items()]
@@ -52,6 +55,9 @@ def figure_rows(made: Backtest) -> Rows:
     shown = [name for name in (*CHANGES, *NEW) if made.evidence["label"] or name not in LABELLED]
     rows += [(_words(name), _change(figures[name])) for name in shown if name in CHANGES]
     rows += [(_words(name), f"{figures[name]:,}") for name in shown if name in NEW]
+    for name in EXTRAS:
+        if figures.get(name) is not None:  # older backtests, and workflows without costs, have none
+            rows.append((_words(name), _change(figures[name])))
     rows.append(("assumed", f"{made.evidence['minutes_a_review']:g} minutes a review"))
     outcomes = figures["outcomes"]
     told = f"{outcomes['positive']:,} bad ends, {outcomes['negative']:,} good ones"

@@ -25,7 +25,7 @@ from tiebreak.backtest import contexts
 from tiebreak.backtest.desk import Desk, built, context_file, tally_file
 from tiebreak.backtest.evidence import FORMAT, Backtest, Evidence
 from tiebreak.backtest.flips import Tally, folded
-from tiebreak.backtest.outcomes import figures
+from tiebreak.backtest.outcomes import change, cost, figures
 from tiebreak.backtest.plans import Plan, Request, check_segments
 from tiebreak.backtest.window import Span, spans_of, window_of
 from tiebreak.backtest.workers import work
@@ -163,6 +163,10 @@ def _evidence(
 
     workflow, parts = request.candidate.workflow, request.candidate.parts
     production = request.production
+    whole = figures(tally.cells, minutes_a_review=minutes_a_review)
+    whole["ties"] = change([tally.marks[f"ties_{when}"] for when in ("before", "after")])
+    # by the costs that the gates go by
+    whole["cost"] = cost(whole, (production or request.candidate).workflow.release)
     return {
         "format": FORMAT,
         "workflow": request.workflow,
@@ -185,7 +189,8 @@ def _evidence(
         "skipped": dict(sorted(tally.skipped.items())),
         "erased_in_history": plan.erased,
         "expression_errors": dict(sorted(tally.errors.items())),
-        "figures": figures(tally.cells, minutes_a_review=minutes_a_review),
+        "figures": whole,
+        "before_valid_from": tally.marks["before_valid_from"],
         "months": [told(name, cells) for name, cells in sorted(tally.months.items())],
         "segments": {
             name: [

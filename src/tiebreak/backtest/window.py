@@ -125,7 +125,7 @@ _TICKETS = """
 """
 
 _DECISIONS = """
-    SELECT ticket_id, revision, band, route, decision_id FROM decisions
+    SELECT ticket_id, revision, band, route, is_tie, decision_id FROM decisions
     WHERE workflow = $1 AND as_of >= $2 AND as_of < $3 AND decided_at <= $4
     ORDER BY ordinal
 """

@@ -59,7 +59,10 @@ def run(
         datetime | None, typer.Option(formats=DATES, help="End of `as_of` (UTC); default: all.")
     ] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="Count by this field too; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="Count by this field; may be given again; default: the workflow's slices."
+        ),
     ] = None,
     minutes_a_review: Annotated[
         float, typer.Option(min=0, help="How long a review takes, for reviewer hours.")
@@ -84,15 +87,14 @@ def run(
             raise now
         library = session.library()
         parts = None if now is None else await library.parts(now.policy_hash)
+        tried = await candidate(session.db, library, session.artifacts, workflow, parts, changes)
         request = Request(
             workflow=workflow,
-            candidate=await candidate(
-                session.db, library, session.artifacts, workflow, parts, changes
-            ),
+            candidate=tried,
             production=None if parts is None else await library.recipe(parts),
             since=_utc(since),
             until=_utc(until),
-            by=tuple(dict.fromkeys(by or [])),
+            by=tuple(dict.fromkeys(by or tried.workflow.slices)),
         )
         runner = Runner(
             session.db, session.lane, session.settings, session.bundle_keys, session.person

@@ -52,6 +52,14 @@ class KeyExists(Conflict):
     code = "key_exists"
 
 
+# Pickles, plain or compressed by one of joblib's ways: zlib, gzip, bzip2, xz, lzma, lz4.
+_JOBLIB = (
+    b"\x80",
+    *(b"x" + level for level in (b"\x01", b"\x5e", b"\x9c", b"\xda")),
+    *(b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18"),
+)
+
+
 class FormUnknown(InvalidInput):
     """This is not something that can be written or read."""
 
@@ -280,8 +288,7 @@ def import_(
     )
     output.result(told, f"Imported as {told['digest'][:12]}, candidate of {workflow}{proved}.")
     output.note(
-        f"Next: `tiebreak release install {workflow} --model {told['digest'][:12]} "
-        "--approved-by PERSON --reason WHY`"
+        f"Next: `tiebreak release propose {workflow} --bundle {told['digest'][:12]} --reason WHY`"
     )
 
 
@@ -434,13 +441,33 @@ def _legacy(
     from tiebreak.training.legacy.importing import LegacyFile  # slow to import
     from tiebreak.training.legacy.mapping import read_mapping
 
+    if not data.startswith(_JOBLIB):
+        raise FormUnknown(
+            f"{file} is {_kind(data)}: neither a bundle nor a joblib file.",
+            hint="A bundle is what `tiebreak model export` writes.",
+        )
     signature = sig or _signature_path(file)
     return LegacyFile(
         data=data,
-        signature=signature.read_text() if signature.is_file() else None,
+        signature=_text(signature) if signature.is_file() else None,
         key=_legacy_key(key),
         mapping=None if map_ is None else read_mapping(_read(map_).decode()),
     )
+
+
+def _kind(data: bytes) -> str:
+    """What a file is that is no model."""
+    if not data:
+        return "empty"
+    if data.startswith(b"PK"):
+        return "a zip archive"
+    is_text = all(byte >= 32 or byte in b"\t\r\n" for byte in data[:1_000])
+    begins = repr(data[:20].decode(errors="replace"))
+    return f"a text that begins with {begins}" if is_text else "of another kind"
+
+
+def _text(path: Path) -> str:
+    return _read(path).decode(errors="replace")
 
 
 def _signature_path(file: Path) -> Path:

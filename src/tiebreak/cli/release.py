@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import orjson
@@ -14,11 +15,13 @@ from tiebreak.cli.session import Session, look
 from tiebreak.release import releases
 from tiebreak.release.approvals import Approval, approvals_of
 from tiebreak.release.demotion import CountersignatureOverdue, late_signature
+from tiebreak.release.evaluations import Evaluation, newest
 from tiebreak.release.events import ACTIONS, Event, events_of
 from tiebreak.release.overview import Overview, overview
 from tiebreak.release.releases import Release
-from tiebreak.release.states import State
+from tiebreak.release.states import Stage, State
 from tiebreak.store import journal
+from tiebreak.workflows import versions
 
 app = typer.Typer()
 
@@ -93,6 +96,7 @@ def history(
     """
 
     async def work(session: Session) -> list[journal.Row]:
+        await versions.latest(session.db, workflow)
         filters = journal.Filters(actions=ACTIONS, subject=f"{workflow}/")
         return await journal.entries(session.db, filters, limit=limit)
 
@@ -114,26 +118,31 @@ def history(
 
 @app.command()
 def show(release: ReleaseArgument, json: JsonOption = False) -> None:
-    """Show a release: what it is compared with, who approved it, what happened to it.
+    """Show a release: what it is compared with, what its gates said last, who approved it.
 
     Example: `tiebreak release show 3f2a`
     """
 
-    async def work(session: Session) -> tuple[Overview, Release, list[Approval], list[Event]]:
-        found = await releases.find(session.db, release)
-        return (
-            await overview(session.db, session.keyring),
+    async def work(session: Session) -> _Shown:
+        db = session.db
+        found = await releases.find(db, release)
+        asked = [await newest(db, found.release_id, stage) for stage in Stage]
+        return _Shown(
+            await overview(db, session.keyring),
             found,
-            await approvals_of(session.db, found.release_id),
-            await events_of(session.db, found.release_id),
+            await approvals_of(db, found.release_id),
+            await events_of(db, found.release_id),
+            sorted(filter(None, asked), key=lambda each: each.evaluated_at),
         )
 
-    now, found, approvals, events = look(work)
+    seen = look(work)
+    now, found, approvals, events = seen.now, seen.release, seen.approvals, seen.events
     told = {
         **asdict(found),
         "percent": now.share(found),
         "is_current": now.is_current(found),
         "approvals": [asdict(approval) for approval in approvals],
+        "evaluations": {each.stage.value: asdict(each) for each in seen.evaluations},
         "events": [asdict(event) for event in events],
     }
     subject = [
@@ -157,6 +166,7 @@ def show(release: ReleaseArgument, json: JsonOption = False) -> None:
         told,
         table("Release", ("", ""), subject),
         table("Approvals", columns, rows),
+        *(evaluation_table(each) for each in seen.evaluations[-1:]),
         events_table(events),
     )
     if found.is_open and not told["is_current"]:
@@ -164,6 +174,37 @@ def show(release: ReleaseArgument, json: JsonOption = False) -> None:
             "Production moved, so its evidence is void. "
             f"Next: `tiebreak release rebase {short(found.release_id)} --reason WHY`"
         )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """All that is shown of a release."""
+
+    now: Overview
+    release: Release
+    approvals: list[Approval]
+    events: list[Event]
+    evaluations: list[Evaluation]  # the newest of each stage, the newest one last
+
+
+def evaluation_table(evaluation: Evaluation) -> Any:
+    """What the gates said and was kept, for people."""
+    verb = "pass" if evaluation.is_passed else "block"
+    title = f"The gates before {evaluation.stage} {verb} ({minute(evaluation.evaluated_at)} UTC)"
+    return gates_table(title, evaluation.results.get("gates", ()))
+
+
+def gates_table(title: str, gates: Sequence[Mapping[str, Any]]) -> Any:
+    """The answers of gates, for people."""
+    rows = [
+        (g["gate"], g["verdict"], _number(g["figure"]), _number(g["limit"]), g["sentence"])
+        for g in gates
+    ]
+    return table(title, ("gate", "verdict", "figure", "limit", "what it saw"), rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4g}"
 
 
 def events_table(events: list[Event]) -> Any:
@@ -201,7 +242,12 @@ def _tables(told: dict[str, Any]) -> list[Any]:
             for each in told["demotions"]
         ]
         found.append(table("Demotions without a second signature", columns, rows))
-    return [*found, *(f"  • {each['message']} {each['hint']}" for each in told["problems"])]
+    ungated = [each for each in told["production"] if each["model"] and not each["is_gated"]]
+    return [
+        *found,
+        *(f"  • {each['workflow']}: its model was installed without gates." for each in ungated),
+        *(f"  • {each['message']} {each['hint']}" for each in told["problems"]),
+    ]
 
 
 def _row(each: dict[str, Any]) -> tuple[object, ...]:

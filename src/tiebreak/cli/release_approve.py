@@ -48,7 +48,7 @@ def command(
             lifetime=None if hours is None else timedelta(hours=hours),
         )
 
-    given = act(person, work)
+    given = act(person, work, needs="approve_release")
     verb = "Would approve" if dry_run else "Approved:"
     output = Output(as_json=json)
     output.result(

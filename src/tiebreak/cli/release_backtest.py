@@ -31,7 +31,7 @@ def command(
         with output.progress(f"Backtesting {found.workflow}") as progress:
             return found, await run_backtest(session, draft, jobs, progress)
 
-    found, made = act(person, work)
+    found, made = act(person, work, needs="propose_release")
     output.result(made.as_data(), *tables_of(made))
     output.note(
         f"Next, if production moved: `tiebreak release rebase {short(found.release_id)} "

@@ -43,6 +43,7 @@ def start(
         release,
         person,
         json,
+        "start_canary",
         lambda office, found, actor: canary.start(office, found, actor=actor, percent=percent),
     )
 
@@ -62,6 +63,7 @@ def step(
         release,
         person,
         json,
+        "step_canary",
         lambda office, found, actor: canary.step(office, found, actor=actor, percent=percent),
     )
 
@@ -81,6 +83,7 @@ def hold(
         release,
         person,
         json,
+        "hold_canary",
         lambda office, found, actor: canary.hold(office, found, actor=actor, reason=reason),
     )
 
@@ -100,6 +103,7 @@ def stop(
         release,
         person,
         json,
+        "stop_canary",
         lambda office, found, actor: canary.stop(office, found, actor=actor, reason=reason),
     )
 
@@ -131,13 +135,13 @@ def as_data(told: canary.Status) -> dict[str, Any]:
     }
 
 
-def _move(release: str, person: str | None, json: bool, move: Move) -> None:
+def _move(release: str, person: str | None, json: bool, needs: str, move: Move) -> None:
     async def work(session: Session) -> canary.Status:
         office = session.office()
         found = await find(session.db, release)
         return await canary.status(office, await move(office, found.release_id, session.person))
 
-    _show(json, act(person, work))
+    _show(json, act(person, work, needs=needs))
 
 
 def _show(json: bool, told: canary.Status) -> None:

@@ -41,7 +41,7 @@ def command(
         await countersign(office, workflow, wanted, signer=session.person, note=note)
         return wanted
 
-    signed = act(person, work)
+    signed = act(person, work, needs="countersign_demotion")
     verb = "Would sign" if dry_run else "Signed:"
     Output(as_json=json).result(
         {"workflow": workflow, "seq": signed, "dry_run": dry_run},

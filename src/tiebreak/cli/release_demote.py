@@ -43,7 +43,7 @@ def command(
             reason=reason,
         )
 
-    record = act(person, work)
+    record = act(person, work, needs="demote_production")
     output = Output(as_json=json)
     tell(output, record, is_rehearsal=dry_run)
     if not dry_run:

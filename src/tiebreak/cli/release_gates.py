@@ -9,11 +9,12 @@ import typer
 
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.cli import exits
-from tiebreak.cli.output import JsonOption, Output, short, table
+from tiebreak.cli.output import JsonOption, Output, short
+from tiebreak.cli.release import gates_table
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.release import releases
 from tiebreak.release.evaluating import Evaluated, GatesBlock, evaluate
-from tiebreak.release.gate_results import Result, Verdict
+from tiebreak.release.gate_results import Verdict
 from tiebreak.release.releases import Office
 from tiebreak.release.states import Stage
 
@@ -53,11 +54,9 @@ def command(
             known_by=None if known_by is None else known_by.replace(tzinfo=UTC),
         )
 
-    told = act(person, work)
-    rows = [_row(result) for result in told.results]
+    told = act(person, work, needs="evaluate_gates")
     title = f"Gates before {told.stage} of {told.release.workflow} {told.release.policy_hash[:12]}"
-    columns = ("gate", "verdict", "figure", "limit", "what it saw")
-    output.result(told.as_data(), table(title, columns, rows))
+    output.result(told.as_data(), gates_table(title, told.told["gates"]))
     blocking = [result for result in told.results if result.verdict is not Verdict.PASS]
     for result in blocking:
         output.note(f"{result.gate}: {result.hint}")
@@ -70,12 +69,3 @@ def command(
     if told.evaluation is None:
         output.note("This was not kept: the candidate cannot go on as it is.")
     raise typer.Exit(exits.exit_code(GatesBlock()))
-
-
-def _row(result: Result) -> tuple[str, ...]:
-    figure, limit = (_number(value) for value in (result.figure, result.limit))
-    return result.gate, result.verdict, figure, limit, result.sentence
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}"

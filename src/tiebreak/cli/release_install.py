@@ -1,4 +1,4 @@
-"""Put a workflow's first rules and model into production."""
+"""Put a workflow's first policy into production, by rules alone or with a model nobody gated."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import typer
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, short, table
 from tiebreak.cli.reasons import stated
-from tiebreak.cli.session import PersonOption, Session, act, require_person
+from tiebreak.cli.session import PersonOption, Session, act, require_role
+from tiebreak.errors import Conflict
 from tiebreak.registry import records
 from tiebreak.registry.proposals import Proposal, find_digest, propose
 from tiebreak.registry.records import ReleaseRecord
 
 NO_MODEL = "none"
+
+
+class FirstModelNotGated(Conflict):
+    """A workflow's first model passes its gates beside the rules alone."""
+
+    code = "first_model_not_gated"
 
 
 def command(
@@ -32,21 +39,30 @@ def command(
         ),
     ] = None,
     version: Annotated[
-        int | None, typer.Option(help="Version of the workflow; default: the newest.")
+        int | None,
+        typer.Option(help="Version of the workflow; default: the newest that was loaded."),
     ] = None,
+    without_gates: Annotated[
+        bool,
+        typer.Option(
+            "--without-gates", help="Install a model that was never gated, such as in a demo."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put a workflow's first rules and model into production; servers follow within a second.
+    """Put a workflow's first policy into production; servers follow within a second.
 
-    A workflow that has a policy in production is changed by a release instead.
+    Begin with rules alone (--model none), and let the first model pass its gates beside them: a
+    workflow that has a policy in production is changed by a release. --without-gates is for empty
+    systems, and it stays on record.
 
-    Example: `tiebreak release install locate --approved-by ann --reason "first model"`
+    Example: `tiebreak release install locate --model none --approved-by ann --reason "first rules"`
     """
 
     async def work(session: Session) -> tuple[Proposal, ReleaseRecord | None]:
-        await require_person(session.db, approved_by)
+        await require_role(session.db, approved_by, "approve_release")
         digest = _digest(session.artifacts, workflow, model)
         proposal = await propose(
             session.db,
@@ -58,6 +74,13 @@ def command(
         )
         if dry_run:
             return proposal, None
+        if digest is not None and proposal.in_production is None and not without_gates:
+            raise FirstModelNotGated(
+                hint=f"Install the rules alone (`--model none`), then `tiebreak release propose "
+                f"{workflow} --bundle {digest[:12]} --reason WHY`. On an empty system, such as a "
+                "demo, `--without-gates` installs it untried.",
+                workflow=workflow,
+            )
         release = await records.install(
             session.lane,
             session.keyring,
@@ -70,7 +93,7 @@ def command(
             session.artifacts.set_alias(workflow, "risk_model_latest", digest)
         return proposal, release
 
-    _tell(Output(as_json=json), *act(person, work))
+    _tell(Output(as_json=json), *act(person, work, needs="promote_release"))
 
 
 def _digest(artifacts: ArtifactStore, workflow: str, model: str | None) -> str | None:
@@ -97,3 +120,5 @@ def _tell(output: Output, proposal: Proposal, release: ReleaseRecord | None) -> 
     output.result(told, table(heading, ("part", "before", "after"), changes))
     if proposal.parts.bundle_digest is None:
         output.note("Rules decide alone: no model is installed.")
+    elif release is not None:
+        output.note("This model passed no gates; `tiebreak release status` says so.")

@@ -29,7 +29,7 @@ def command(
         office = session.office(is_rehearsal=dry_run)
         return await promote(office, found.release_id, author=session.person, reason=reason)
 
-    tell(Output(as_json=json), act(person, work), is_rehearsal=dry_run)
+    tell(Output(as_json=json), act(person, work, needs="promote_release"), is_rehearsal=dry_run)
 
 
 def tell(output: Output, record: ReleaseRecord, *, is_rehearsal: bool) -> None:

@@ -84,7 +84,7 @@ def command(
         )
         return draft, made, release
 
-    draft, made, release = act(person, work)
+    draft, made, release = act(person, work, needs="propose_release")
     tell(output, draft, made, release)
 
 
@@ -115,6 +115,7 @@ def tell(output: Output, draft: Draft, made: Backtest | None, release: Release |
         "policy_hash": parts.hash,
         "changes": [asdict(change) for change in draft.changes],
         "backtest": None if made is None else made.id,
+        "backtest_tickets": None if made is None else made.evidence["figures"]["tickets"],
         "release": None if release is None else asdict(release),
         "dry_run": release is None,
     }
@@ -125,7 +126,10 @@ def tell(output: Output, draft: Draft, made: Backtest | None, release: Release |
         line = "Backtest: would be run."
     else:
         figures = made.evidence["figures"]
-        line = f"Backtest {short(made.id)}: {figures['flips']:,} of {figures['tickets']:,} flip."
+        line = (
+            f"Its evidence is backtest {short(made.id)} of {figures['tickets']:,} tickets, made "
+            f"{str(made.run.get('finished_at'))[:16]}: {figures['flips']:,} flip."
+        )
     output.result(told, table(heading, ("part", "before", "after"), rows), line)
     if release is not None:
         start = short(release.release_id)

@@ -50,4 +50,4 @@ def command(
         )
         return draft, made, new
 
-    tell(output, *act(person, work))
+    tell(output, *act(person, work, needs="rebase_release"))

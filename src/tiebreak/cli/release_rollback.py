@@ -15,7 +15,7 @@ from tiebreak.cli.session import (
     ReasonOption,
     Session,
     act,
-    require_person,
+    require_role,
 )
 from tiebreak.registry import records
 from tiebreak.registry.candidates import find_policy
@@ -45,7 +45,7 @@ def command(
     """
 
     async def work(session: Session) -> ReleaseRecord:
-        await require_person(session.db, approved_by)
+        await require_role(session.db, approved_by, "approve_release")
         return await rollback(
             session.office(is_rehearsal=dry_run),
             workflow,
@@ -56,4 +56,4 @@ def command(
             reason=reason,
         )
 
-    tell(Output(as_json=json), act(person, work), is_rehearsal=dry_run)
+    tell(Output(as_json=json), act(person, work, needs="rollback_production"), is_rehearsal=dry_run)

@@ -51,7 +51,7 @@ def start(
         )
         return await shadow.status(session.db, started)
 
-    _show(json, [act(person, work)])
+    _show(json, [act(person, work, needs="start_shadow")])
 
 
 @app.command()
@@ -73,7 +73,7 @@ def stop(
         )
         return await shadow.status(session.db, stopped)
 
-    _show(json, [act(person, work)])
+    _show(json, [act(person, work, needs="stop_shadow")])
 
 
 @app.command()

@@ -30,7 +30,7 @@ def command(
             office, found.release_id, actor=session.person, reason=reason
         )
 
-    found = act(person, work)
+    found = act(person, work, needs="withdraw_release")
     verb = "Would withdraw" if dry_run else "Withdrawn:"
     Output(as_json=json).result(
         {"release": asdict(found), "dry_run": dry_run},

@@ -17,6 +17,7 @@ from tiebreak.decisions.replay import Cause, ReplayReport, replay
 from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
 from tiebreak.store import reading, tables
 from tiebreak.store.reading import Row
+from tiebreak.workflows import versions
 
 SAMPLE = 1_000
 
@@ -36,7 +37,7 @@ class UnknownDecision(NotFound):
 def command(
     workflow: Annotated[str | None, typer.Option(help="Only decisions of this workflow.")] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help=f"About this many decisions; default: {SAMPLE}.")
+        int | None, typer.Option(min=1, help=f"This many decisions, at random; default: {SAMPLE}.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every decision.")] = False,
     id_: Annotated[str | None, typer.Option("--id", help="This one decision.")] = None,
@@ -54,6 +55,8 @@ def command(
         if id_ is not None:
             pairs, total = _one(session, id_), 1
         else:
+            if workflow is not None:
+                await versions.latest(session.db, workflow)
             wanted = None if all_ else sample or SAMPLE
             pairs = reading.pairs(session.db, workflow, sample=wanted)
             total = min(await _count(session, workflow), wanted or 1 << 62)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,6 +17,8 @@ import structlog
 import typer
 from sqlalchemy import select
 
+from tiebreak.access.acts import ACCESS, check_roles
+from tiebreak.access.keys import roles_now
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -94,11 +97,16 @@ class Session:
         return PolicyLibrary(self.db, self.artifacts, self.bundle_keys)
 
 
-def act(person: str | None, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+def act(
+    person: str | None,
+    work: Callable[[Session], Coroutine[Any, Any, T]],
+    needs: str | None = None,
+) -> T:
     """Run `work` in a session of this person, and give its result.
 
     Without a person the account that runs the command acts, and is registered at the first time.
-    The servers run for as long as it takes, unless they ran already. Raises `UnknownPerson`.
+    `needs` names an act of `ACCESS` that the person must be allowed. The servers run for as long as
+    it takes, unless they ran already. Raises `UnknownPerson` and `WrongRole`.
     """
 
     async def acting(session: Session) -> T:
@@ -107,6 +115,8 @@ def act(person: str | None, work: Callable[[Session], Coroutine[Any, Any, T]]) -
                 await ensure_person(unit, session.person, actor=session.person)
         else:
             await require_person(session.db, person)
+        if needs is not None:
+            await require_role(session.db, session.person, needs)
         return await work(session)
 
     return _run(person or getpass.getuser(), acting)
@@ -153,3 +163,15 @@ async def require_person(db: Database, person: str) -> None:
             or f"Register them with `tiebreak keys create --person {person} --role ROLE`.",
             person=person,
         )
+
+
+async def require_role(db: Database, person: str, needs: str) -> None:
+    """Raises `UnknownPerson`, and `WrongRole` unless a live key of theirs allows this act."""
+    await require_person(db, person)
+    needed, given = ACCESS[needs], await roles_now(db, person, datetime.now(UTC))
+    check_roles(
+        needed,
+        given,
+        hint=f"`tiebreak keys create --person {person} --role {min(needed)}` gives {person} such a "
+        "role; `--as` names another person.",
+    )

@@ -68,6 +68,13 @@ def command(
         FamilyChoice | None,
         typer.Option(help="`best` trains all but `ebm`, takes the best; default: the workflow's."),
     ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            help="Version of the workflow; default: the newest that was loaded, or that "
+            "came into production."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same data and seed give the same bytes.")] = 0,
     trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
     depth: Annotated[int, typer.Option(min=1, max=DEEPEST)] = DEFAULTS.max_depth,
@@ -119,7 +126,11 @@ def command(
     )
 
     async def asked(session: Session) -> Request:
-        stored = await versions.latest(session.db, workflow)
+        stored = (
+            await versions.latest(session.db, workflow)
+            if version is None
+            else await versions.get(session.db, workflow, version)
+        )
         return Request(
             workflow=workflow,
             workflow_version=stored.workflow.version,
@@ -159,8 +170,8 @@ def command(
         )
     output.note(
         f"Next: `tiebreak release propose {workflow} --bundle {run.digest[:12]} --reason WHY`, "
-        f"or for the first policy `tiebreak release install {workflow} --approved-by PERSON "
-        "--reason WHY`"
+        f"beside the rules that `tiebreak release install {workflow} --model none --approved-by "
+        "PERSON --reason WHY` puts into production first"
     )
 
 
@@ -171,7 +182,9 @@ def _tune_seconds(text: str | None, trials: int) -> float | None:
     number, unit = text[:-1], text[-1:]
     if trials or unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
         raise BudgetUnfit(hint="Give either `--tune 20m` (s, m or h) or `--trials 40`.")
-    return float(number) * _UNITS[unit]
+    if not (seconds := float(number) * _UNITS[unit]):
+        raise BudgetUnfit("No time is given to search in.", hint="Such as `--tune 20m`.")
+    return seconds
 
 
 def _waived(features: list[str], reason: str) -> dict[str, str]:

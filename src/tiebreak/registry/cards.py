@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiebreak.registry.models import Lineage, ModelFile
+from tiebreak.registry.records import Kind
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
@@ -178,7 +179,8 @@ def _lineage(digest: str, lineage: Lineage) -> Section:
         *(
             (
                 f"release {r['seq']} of {r['workflow']}",
-                f"{_moment(r['created_at'])}, by {r['author']}, approved by {r['approver']}",
+                f"{_moment(r['created_at'])}, by {r['author']}, approved by {r['approver']}: "
+                + ("installed without gates" if r["kind"] == Kind.INSTALL else r["kind"]),
             )
             for r in lineage.releases
         ),

@@ -17,7 +17,7 @@ from tiebreak.bundles.signing import BundleKeys, signed_by
 from tiebreak.core.model import MANIFEST
 from tiebreak.errors import TiebreakError
 from tiebreak.registry.canaries import Canary, newest
-from tiebreak.registry.records import ReleaseRecord, current
+from tiebreak.registry.records import Kind, ReleaseRecord, current
 from tiebreak.settings import Keyring
 from tiebreak.store import tables
 from tiebreak.store.database import Database
@@ -96,7 +96,10 @@ class Catalogue:
         model, manifest = await self._read(digest, made, await self._uses())
         run = made.get(digest)
         policies, releases = tables.policies.c, tables.release_records.c
-        columns = ("workflow", "seq", "policy_hash", "author", "approver", "reason", "created_at")
+        columns = (
+            *("workflow", "seq", "kind", "policy_hash"),
+            *("author", "approver", "reason", "created_at"),
+        )
         async with self.db.read() as conn:
             hashes = select(policies.policy_hash).where(policies.bundle_digest == digest)
             named = (await conn.execute(hashes.order_by(policies.created_at))).scalars().all()
@@ -108,7 +111,10 @@ class Catalogue:
             run_id=run.run_id if run else None,
             reason=run.reason if run else None,
             policies=tuple(named),
-            releases=tuple({name: row[name] for name in columns} for row in records),
+            releases=tuple(
+                {name: row[name] for name in columns} | {"kind": row["kind"] or Kind.INSTALL}
+                for row in records
+            ),
         )
         return ModelFile(model, manifest, lineage)
 

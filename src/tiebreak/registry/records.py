@@ -116,8 +116,8 @@ async def install(
         draft = Draft(Kind.INSTALL, 1, parts, author, approver, reason)
         record = await append(unit, keyring, draft)
         told = {"seq": record.seq, "bundle_digest": record.bundle_digest, "reason": reason}
-        subject = f"{parts.workflow}/{parts.hash}"
-        unit.note(author, "release.installed", subject, told | {"approver": approver})
+        told |= {"approver": approver, "is_gated": False}
+        unit.note(author, "release.installed", f"{parts.workflow}/{parts.hash}", told)
     return record
 
 

@@ -20,6 +20,7 @@ from tiebreak.store import tables
 from tiebreak.store.addresses import parts_of
 from tiebreak.store.database import Database
 from tiebreak.store.unit import Unit
+from tiebreak.workflows import versions
 
 DUE: Final = timedelta(hours=24)
 
@@ -80,12 +81,16 @@ async def demote(
     """Go back at once, by one person; `seq` is that of the record in production.
 
     Where that record is forged, what was in production before it counts as the policy before.
-    Raises `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy before needs another
-    generation of the history log, and `IsInProduction` when rules decide alone already.
+    Raises `UnknownWorkflow`, `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy
+    before needs another generation of the history log, and `IsInProduction` when rules decide alone
+    already.
     """
     async with office.lane.unit() as unit:
         newest = await records.lock(unit, workflow)
-        if newest != seq or not newest:
+        if not newest:
+            await versions.latest(office.db, workflow)
+            raise NothingBefore("Nothing is in production.", workflow=workflow)
+        if newest != seq:
             raise ProductionMoved(
                 hint="Look at what is in production now: `tiebreak release status`.",
                 workflow=workflow,

@@ -96,7 +96,7 @@ async def backtested(
         production=draft.production,
         since=None,
         until=None,
-        by=(),
+        by=draft.recipe.workflow.slices,
     )
     return await runner.run(
         request, jobs=jobs, minutes_a_review=minutes_a_review, progress=progress

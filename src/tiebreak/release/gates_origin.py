@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from tiebreak.backtest.outcomes import cost
 from tiebreak.core.release_plan import BacktestLimits, ReplayLimits
 from tiebreak.release.gate_results import Again, Gathered, Result, Verdict
 from tiebreak.release.states import Stage
@@ -84,13 +85,8 @@ def backtest(gathered: Gathered, limits: BacktestLimits) -> Result:
         "needless": (_rise(figures["needless_reviews"]), limits.needless),
         "hours": (_rise(figures["reviewer_hours"]), limits.hours),
     }
-    plan = gathered.plan
-    if plan.missed_cost is not None and plan.needless_cost is not None:
-        costs = {
-            when: plan.missed_cost * figures["missed"][when]
-            + plan.needless_cost * figures["needless_reviews"][when]
-            for when in ("before", "after")
-        }
+    costs = cost(figures, gathered.plan)
+    if costs is not None:
         rises["cost"] = (_rise(costs), limits.cost)
     over = [name for name, (rise, limit) in rises.items() if rise > limit]
     over += ["flips"] if flips > limits.flips else []

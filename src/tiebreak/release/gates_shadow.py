@@ -18,8 +18,8 @@ from tiebreak.release.gate_results import Gathered, Result, Verdict
 
 UNNOTICED_SECONDS = 0.001  # a ticket: below, it does not matter how fast production is
 LEFT_OUT = (
-    "Find out on which tickets the candidate fails; where it was given a smaller share, or left "
-    "some out, start its shadow again with that `--share` and `--since`."
+    "Find out on which tickets the candidate fails. Where its shadow was given a smaller share or "
+    "left a time out, start it again with the larger `--share`, or that `--since`."
 )
 SHADOW_ON = "Leave it in shadow, or let it score from an earlier moment on."
 

@@ -26,6 +26,7 @@ class Overview:
     canaries: Mapping[str, Canary | ForgedCanary]  # by workflow; also those that decide nothing
     candidates: Sequence[Release]  # the open ones, newest first
     demotions: Sequence[Demotion]  # not countersigned, oldest first
+    gated: frozenset[str]  # policies that were promoted, and so passed their gates
 
     @property
     def overdue(self) -> list[Demotion]:
@@ -47,7 +48,7 @@ class Overview:
     def as_data(self) -> dict[str, Any]:
         """The same as plain data."""
         return {
-            "production": [_production(*each) for each in sorted(self.production.items())],
+            "production": [self._record(*each) for each in sorted(self.production.items())],
             "candidates": [
                 {
                     **asdict(release),
@@ -70,6 +71,25 @@ class Overview:
             ],
         }
 
+    def _record(self, workflow: str, record: ReleaseRecord | ForgedRelease) -> dict[str, Any]:
+        if isinstance(record, ForgedRelease):
+            names = ("seq", "kind", "policy", "model", "author", "approver", "since", "reason")
+            nothing = dict.fromkeys((*names, "is_gated"))
+            return {"workflow": workflow, "state": record.code, **nothing}
+        return {
+            "workflow": workflow,
+            "state": "production",
+            "seq": record.seq,
+            "kind": record.kind,
+            "policy": record.policy_hash,
+            "model": record.bundle_digest,
+            "author": record.author,
+            "approver": record.approver,
+            "since": record.created_at,
+            "reason": record.reason,
+            "is_gated": record.policy_hash in self.gated,
+        }
+
     def _is_base(self, canary: Canary) -> bool:
         record = self.production.get(canary.workflow)
         return isinstance(record, ReleaseRecord) and record.seq == canary.production_seq
@@ -83,22 +103,13 @@ async def overview(db: Database, keyring: Keyring) -> Overview:
         canaries=await canaries.newest(db, keyring),
         candidates=await open_releases(db),
         demotions=await unsigned(db),
+        gated=await _gated(db),
     )
 
 
-def _production(workflow: str, record: ReleaseRecord | ForgedRelease) -> dict[str, Any]:
-    if isinstance(record, ForgedRelease):
-        names = ("seq", "kind", "policy", "model", "author", "approver", "since", "reason")
-        return {"workflow": workflow, "state": record.code, **dict.fromkeys(names)}
-    return {
-        "workflow": workflow,
-        "state": "production",
-        "seq": record.seq,
-        "kind": record.kind,
-        "policy": record.policy_hash,
-        "model": record.bundle_digest,
-        "author": record.author,
-        "approver": record.approver,
-        "since": record.created_at,
-        "reason": record.reason,
-    }
+async def _gated(db: Database) -> frozenset[str]:
+    async with db.connection() as conn:
+        return frozenset(row["policy_hash"] for row in await conn.fetch(_PROMOTED))
+
+
+_PROMOTED = "SELECT DISTINCT policy_hash FROM release_records WHERE kind = 'promote'"

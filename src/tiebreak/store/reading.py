@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, exists, func, select, tuple_
+from sqlalchemy import Select, Table, and_, exists, func, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tiebreak.store.database import Database
@@ -233,7 +233,7 @@ async def pairs(
 ) -> AsyncGenerator[list[tuple[Row, Row]]]:
     """Decisions with the tickets they decided, in batches, in order of time.
 
-    `sample` takes about that many, spread evenly and repeatably; memory holds one batch. All
+    `sample` takes that many, spread evenly and repeatably; memory holds one batch. All
     batches come from one moment's view of the database.
     """
     query = (
@@ -255,14 +255,13 @@ async def pairs(
 
 
 async def _thin(conn: AsyncConnection, workflow: str | None, sample: int, seed: int) -> Any:
-    """A condition that holds for about `sample` decisions, by a hash of their ids."""
-    count = select(func.count()).select_from(decisions)
-    if workflow is not None:
-        count = count.where(decisions.c.workflow == workflow)
-    total = max(await conn.scalar(count) or 0, 1)
-    share = min(1.0, sample / total)
+    """A condition that holds for `sample` decisions, those of the smallest hashes of ids."""
     hashed = func.uuid_hash_extended(decisions.c.decision_id, seed)
-    return hashed <= min(2**63 - 1, int(-(2**63) + share * (2**64 - 1)))
+    query = select(hashed).order_by(hashed).offset(sample - 1).limit(1)
+    if workflow is not None:
+        query = query.where(decisions.c.workflow == workflow)
+    last = await conn.scalar(query)
+    return true() if last is None else hashed <= last
 
 
 def _pair(values: Sequence[Any]) -> tuple[Row, Row]:

@@ -1,11 +1,8 @@
-"""Who may use which route: `ACCESS` is the one table of routes and roles.
-
-A route that is not in it cannot be built.
-"""
+"""Who may use which route, by `ACCESS`; a route that is not in it cannot be built."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -13,70 +10,11 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from tiebreak.access.acts import ACCESS, check_roles
 from tiebreak.access.roles import Actor, Role
 from tiebreak.errors import InvalidInput, Problem
-from tiebreak.web.problems import RouteNotFound, WrongRole, known, problem_response
+from tiebreak.web.problems import RouteNotFound, known, problem_response
 from tiebreak.web.site import site_of
-
-PUBLIC: frozenset[Role] = frozenset()
-EVERYONE = frozenset(Role)
-MODELLERS = frozenset({Role.ML_ENGINEER, Role.APPROVER, Role.AUDITOR, Role.LEAD, Role.ADMIN})
-SENDERS = frozenset({Role.SERVICE, Role.ADMIN})
-TRAINERS = frozenset({Role.ML_ENGINEER, Role.ADMIN})
-ENGINEERS = frozenset({Role.ML_ENGINEER})
-APPROVERS = frozenset({Role.APPROVER})
-DEMOTERS = ENGINEERS | APPROVERS | {Role.LEAD, Role.ADMIN}
-RELEASE_READERS = DEMOTERS | {Role.AUDITOR}
-
-ACCESS: Mapping[str, frozenset[Role]] = {
-    "livez": PUBLIC,
-    "readyz": PUBLIC,
-    "metrics": PUBLIC,
-    "docs": PUBLIC,
-    "docs_asset": PUBLIC,
-    "openapi": PUBLIC,
-    "decide_ticket": SENDERS,
-    "decide_batch": SENDERS,
-    "decide_again": frozenset({Role.LEAD, Role.ML_ENGINEER, Role.ADMIN}),
-    "record_outcome": SENDERS | {Role.REVIEWER, Role.LEAD},
-    "get_decision": EVERYONE,
-    "get_explanation": EVERYONE,
-    "list_decisions": EVERYONE,
-    "get_ticket": EVERYONE,
-    "list_workflows": EVERYONE,
-    "get_workflow": EVERYONE,
-    "list_workflow_versions": EVERYONE,
-    "start_training": TRAINERS,
-    "cancel_training": TRAINERS,
-    "list_training_runs": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
-    "get_training_run": TRAINERS | {Role.LEAD, Role.AUDITOR, Role.APPROVER},
-    "list_models": MODELLERS,
-    "get_model": MODELLERS,
-    "get_model_card": MODELLERS,
-    "list_releases": RELEASE_READERS,
-    "get_production": RELEASE_READERS,
-    "list_release_history": RELEASE_READERS,
-    "get_release": RELEASE_READERS,
-    "propose_release": ENGINEERS,
-    "rebase_release": ENGINEERS,
-    "withdraw_release": ENGINEERS,
-    "approve_release": APPROVERS,
-    "promote_release": ENGINEERS,
-    "rollback_production": ENGINEERS,
-    "demote_production": DEMOTERS,
-    "countersign_demotion": APPROVERS,
-    "get_release_gates": RELEASE_READERS,
-    "evaluate_gates": ENGINEERS | APPROVERS,
-    "get_release_shadow": RELEASE_READERS,
-    "start_shadow": ENGINEERS,
-    "stop_shadow": ENGINEERS,
-    "get_release_canary": RELEASE_READERS,
-    "start_canary": ENGINEERS,
-    "step_canary": ENGINEERS,
-    "hold_canary": DEMOTERS,
-    "stop_canary": DEMOTERS,
-    "list_audit": frozenset({Role.AUDITOR, Role.ADMIN}),
-}
 
 CLIENT_GONE = 499  # only in logs and metrics: nobody is there to read an answer
 
@@ -138,13 +76,7 @@ async def _admit(request: Request, roles: frozenset[Role]) -> None:
     state = request.scope["state"]
     actor = await site_of(request).keys.actor(request.headers.get("authorization"))
     state["key_id"] = actor.key_id
-    if roles.isdisjoint(actor.roles):
-        names = sorted(roles)
-        raise WrongRole(
-            f"This needs one of the roles {', '.join(names)}.",
-            hint="Use a key with such a role.",
-            roles=[str(name) for name in names],
-        )
+    check_roles(roles, actor.roles, hint="Use a key with such a role.")
     state["actor"] = actor
 
 

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from tiebreak.access.acts import ACCESS
 from tiebreak.core.tickets import MAX_REVISION, MAX_TICKET_ID, Schema
 from tiebreak.core.workflow import Field, FieldType
-from tiebreak.web.auth import ACCESS
 from tiebreak.web.bodies import LINES, TABLES
 from tiebreak.web.release_shapes import (
     ApprovalRequest,

@@ -68,12 +68,6 @@ class Unauthenticated(NotAllowed):
     code = "unauthenticated"
 
 
-class WrongRole(NotAllowed):
-    """The key's roles do not allow this."""
-
-    code = "role_missing"
-
-
 class RouteNotFound(NotFound):
     """There is nothing at this path."""
 

@@ -137,6 +137,7 @@ class InProduction(Shape):
     approver: str | None = Field(description="Null: a demotion.")
     since: datetime | None
     reason: str | None
+    is_gated: bool | None = Field(description="False: this policy never passed gates.")
 
 
 class UnsignedDemotion(Shape):

@@ -377,6 +377,7 @@ class ModelRelease(Shape):
 
     workflow: str
     seq: int
+    kind: str = Field(description="`install`: it came into production without gates.")
     policy_hash: str
     author: str
     approver: str

@@ -112,9 +112,15 @@ def verified(data: bytes, signature: str | None, key: bytes) -> bytes:
     try:
         given = bytes.fromhex(signature.strip())
     except ValueError:
-        raise LegacyUnsigned(hint="The signature must be HMAC-SHA256 in hexadecimal.") from None
+        raise LegacyAltered(
+            "The signature does not fit: it is no HMAC-SHA256 in hexadecimal.",
+            hint="Take file, signature and key from where they were made.",
+        ) from None
     if not hmac.compare_digest(given, expected):
-        raise LegacyAltered(hint="Take file, signature and key from where they were made.")
+        raise LegacyAltered(
+            "The signature does not fit the file and the key.",
+            hint="Take file, signature and key from where they were made.",
+        )
     return data
 
 

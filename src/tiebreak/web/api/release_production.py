@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tiebreak.access.roles import Role
+from tiebreak.access.acts import APPROVERS, check_roles
 from tiebreak.registry import records
 from tiebreak.release.demotion import countersign, demote
 from tiebreak.release.overview import overview
@@ -17,7 +17,7 @@ from tiebreak.release.promotion import rollback
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.release_requests import REFUSALS, read
 from tiebreak.web.auth import LeanRoute, actor_of
-from tiebreak.web.problems import Unauthenticated, WrongRole
+from tiebreak.web.problems import Unauthenticated
 from tiebreak.web.release_shapes import (
     Countersignature,
     Countersigned,
@@ -135,10 +135,5 @@ async def _approver(request: Request) -> str:
             f"A second person's API key is needed in the header {APPROVAL_HEADER}.",
             hint=f"Send `{APPROVAL_HEADER}: Bearer tbk_…` with the key of an approver.",
         ) from None
-    if Role.APPROVER not in actor.roles:
-        raise WrongRole(
-            f"The key in the header {APPROVAL_HEADER} needs the role approver.",
-            hint="Use the key of an approver.",
-            roles=[Role.APPROVER.value],
-        )
+    check_roles(APPROVERS, actor.roles, hint=f"{APPROVAL_HEADER}: the key of an approver.")
     return actor.person
