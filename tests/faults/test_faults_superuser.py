@@ -45,6 +45,7 @@ from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.registry import records
 from tiebreak.release.approvals import approve
 from tiebreak.release.demotion import Target, countersign, demote
+from tiebreak.release.promotion import rollback
 from tiebreak.release.releases import Office, withdraw
 from tiebreak.release.states import Kind, Stage
 from tiebreak.settings import Keyring
@@ -115,7 +116,7 @@ async def write_the_rest(lane: Lane, db: Database, keyring: Keyring, year: int) 
 
 
 async def release(office: Office, year: int) -> None:
-    """A canary that is withdrawn, and a demotion with its second signature."""
+    """A canary that is withdrawn, a demotion with its second signature, and rollbacks."""
     version = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0.3 + year / 1e5)})
     await versions.load(office.lane, version, RuleSet(), author="ann", reason="tests")
     parts = PolicyParts(NAME, version.version, RuleSet().version)
@@ -129,6 +130,9 @@ async def release(office: Office, year: int) -> None:
     assert isinstance(now, records.ReleaseRecord)
     back = await demote(office, NAME, Target.PREVIOUS, seq=now.seq, author="ann", reason="tests")
     await countersign(office, NAME, back.seq, signer="bob", note="right")
+    for seq, policy in ((back.seq, now), (back.seq + 1, back)):
+        two = {"author": "ann", "approver": "bob", "reason": "tests"}
+        await rollback(office, NAME, policy.policy_hash, seq=seq, **two)
 
 
 def names(year: int) -> list[str]:

@@ -235,7 +235,7 @@ def test_a_dry_installation_shows_what_would_change(place: Place) -> None:
 
 
 def test_people_who_are_not_known_cannot_act(place: Place) -> None:
-    error = place.json("train", "locate", "--as", "nobody", code=4)["error"]
+    error = place.json("train", "locate", "--as", "nobody", "--reason", "test", code=4)["error"]
     assert error["code"] == "unknown_person"
 
 
@@ -365,7 +365,7 @@ def test_tables_for_people_name_what_matters(place: Place) -> None:
     assert code == exits.OK
     assert "locate" in out
     assert place.run("decide", "missing.csv", "--workflow", "locate")[0] == 3
-    code, _, err = place.run("train", "locat", "--as", "ann")
+    code, _, err = place.run("train", "locat", *BY_ANN)
     assert code == 4
     assert "locate" in err
 

@@ -112,8 +112,9 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
         "rollback",
     )
     entries = place.json("release", "history", "locate")["entries"]
-    assert [entry["action"] for entry in entries][:3] == [
-        *("production.rolled_back", "release.retired", "production.promoted")
+    assert [entry["action"] for entry in entries][:4] == [
+        *("production.rolled_back", "release.retired"),
+        *("production.rollback_approved", "production.promoted"),
     ]
     assert entries[-1]["action"] == "release.installed"
     code, out, _ = place.run("release", "history", "locate")

@@ -178,7 +178,7 @@ def first() -> Generator[Machine]:
         simulation = simulate(3, TICKETS, END - timedelta(days=DAYS), DAYS + COMING)
         tickets, events = simulation.known_by(END).write(made.folder)
         made.shell(f"tiebreak import locate '{tickets}' --outcomes '{events}' --as ann")
-        made.shell("tiebreak train locate --trees 10 --depth 3 --as ann")
+        made.shell("tiebreak train locate --trees 10 --depth 3 --reason first --as ann")
         made.shell(
             "tiebreak release install locate --without-gates --approved-by bob --as ann"
             " --reason first"

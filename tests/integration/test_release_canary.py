@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +28,8 @@ from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
 from tiebreak.core.decide import decide_stored
 from tiebreak.core.policy import PolicyParts
+from tiebreak.core.release_plan import CanaryStep as PlannedStep
+from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.workflow import Entity, Knobs, RuleSet
 from tiebreak.decisions.active import Active
@@ -374,6 +379,55 @@ async def test_a_canary_that_does_well_is_stepped_and_finishes(
         (Event.CANARY_STEP, "ann"),
         (Event.CANARY_FINISHED, "system"),
     ]
+
+
+@contextmanager
+def candidates() -> Generator[subprocess.Popen[bytes]]:
+    """The process that looks after canaries; killed in the end."""
+    process = subprocess.Popen([sys.executable, "-m", "tiebreak.embedded.candidates"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def happened(site: Site, release: Release, last: Event) -> list[tuple[Event, str, object]]:
+    """What happened to a canary once this has."""
+    while True:
+        told = await events_of(site.office.db, release.release_id)
+        if told[-1].kind is last:
+            return [(e.kind, e.actor, e.detail.get("percent")) for e in told[4:]]
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.timeout(240)
+async def test_a_canary_goes_on_where_it_was_when_what_steps_it_was_killed(
+    site: Site, service: DecisionService
+) -> None:
+    steps = tuple(PlannedStep(percent=p, hours=0, tickets=n) for p, n in ((20, 5), (50, 10)))
+    site.workflow = SAMPLE.model_copy(update={"release": ReleasePlan(canary_steps=steps)})
+    release = await approved(site, await site.candidate(rules=RULES))
+    await canary.start(site.office, release.release_id, actor="ann")
+    await service.active.refresh()
+    await submit(service, range(100))
+    with candidates():
+        stepped = await happened(site, release, Event.CANARY_STEP)
+    await service.active.refresh()
+    answers = await submit(service, range(100, 200))  # by the larger share, with nobody watching
+    mine = [a for a in answers if a["policy_hash"] == release.policy_hash]
+    assert 30 < len(mine) < 70
+    assert await happened(site, release, Event.CANARY_STEP) == stepped
+    with candidates():
+        finished = await happened(site, release, Event.CANARY_FINISHED)
+    assert finished == [
+        (Event.CANARY_STARTED, "ann", 20),
+        (Event.CANARY_STEP, "ann", 50),
+        (Event.CANARY_FINISHED, "system", None),
+    ]
+    ready = await get(site.office.db, release.release_id)
+    assert ready.state is State.READY
+    assert await canary.share_of(site.office, ready) == 50
 
 
 async def test_a_canary_that_does_harm_is_rolled_back_with_its_reason(

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import orjson
@@ -40,9 +39,8 @@ from tiebreak.release import releases as ways
 from tiebreak.release.approvals import approve
 from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
 from tiebreak.release.demotion import Target, countersign, demote
-from tiebreak.release.events import events_of
 from tiebreak.release.promotion import promote, rollback
-from tiebreak.release.states import Kind, Stage, State
+from tiebreak.release.states import VOIDING, Kind, Stage, State
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
 
@@ -52,6 +50,8 @@ TOLD = (
     *(Kind.CANARY_FINISHED, Kind.PROMOTED, Kind.RETIRED),
 )
 PLAN = CanaryPlan(steps=(CanaryStep(5, timedelta(0), 0), CanaryStep(50, timedelta(0), 0)))
+MOVES = ("start", "step", "hold", "stop", "finish", "quarantine")
+NEWS = ("failed", *sorted(VOIDING))
 LIFETIMES = (timedelta(hours=1), timedelta(hours=1), timedelta(microseconds=1))
 NUMBERS = itertools.count(1)
 REACHED: Counter[str] = Counter()  # so that the test itself is seen to get somewhere
@@ -163,61 +163,71 @@ class Ways(RuleBasedStateMachine):
         self.attempt("all the way", work())
         self.made = self.run(ways.releases(self.db, self.name))
 
-    @rule(policy=few, pair=pairs)
-    def go_to_the_canary(self, policy: int, pair: list[str]) -> None:
+    @rule(policy=few, pair=pairs, moves=st.lists(st.sampled_from(MOVES), min_size=1, max_size=4))
+    def go_to_the_canary(self, policy: int, pair: list[str], moves: list[str]) -> None:
         """What takes luck step by step, too; approved for promotion as well."""
         author, approver, _ = pair
 
-        async def work() -> None:
+        async def work() -> ways.Release:
             parts = self.policies[policy]
             made = await releases.approved(self.office, parts, author=author, approver=approver)
             await releases.gated(self.office, made, Stage.CANARY)
             await approve(self.office, made.release_id, Stage.CANARY, approver=approver)
-            await canary.start(self.office, made.release_id, actor=author, plan=PLAN)
+            return await canary.start(self.office, made.release_id, actor=author, plan=PLAN)
 
-        self.attempt("to the canary", work())
+        made = self.attempt("to the canary", work())
         self.made = self.run(ways.releases(self.db, self.name))
+        for move in moves if made is not None else ():
+            self.attempt(f"canary {move}", self.moved(made, author, move))
 
     @precondition(lambda self: self.made)
-    @rule(
-        which=some, actor=people, move=st.sampled_from(("start", "step", "hold", "stop", "finish"))
-    )
+    @rule(which=some, actor=people, move=st.sampled_from(MOVES))
     def move_canary(self, which: int, actor: str, move: str) -> None:
-        """That of the release that is a canary, if there is one."""
-        self.made = self.run(ways.releases(self.db, self.name))
-        canaries = [r for r in self.made if r.state in canary.DECIDING]
-        release = canaries[0] if canaries else self.release(which)
+        self.attempt(f"canary {move}", self.moved(self.release(which), actor, move))
+
+    async def moved(self, release: ways.Release, actor: str, move: str) -> None:
         office, release_id = self.office, release.release_id
         match move:
             case "start":
-                work = canary.start(office, release_id, actor=actor, plan=PLAN)
+                await canary.start(office, release_id, actor=actor, plan=PLAN)
             case "step":
-                work = canary.step(office, release_id, actor=actor, plan=PLAN, percent=50)
+                await canary.step(office, release_id, actor=actor, plan=PLAN, percent=50)
             case "hold":
-                work = canary.hold(office, release_id, actor=actor, reason="test")
+                await canary.hold(office, release_id, actor=actor, reason="test")
             case "stop":
-                work = canary.stop(office, release_id, actor=actor, reason="test")
+                await canary.stop(office, release_id, actor=actor, reason="test")
+            case "quarantine":
+                told = {"cause": "failed", "message": "test"}
+                await shadow.quarantine(office.lane, KEYRING, release, **told)
             case _:
-                work = releases.tell(office, release, Kind.CANARY_FINISHED, actor="system")
-        self.attempt(f"canary {move}", work)
+                await releases.tell(office, release, Kind.CANARY_FINISHED, actor="system")
 
-    @precondition(lambda self: self.made)
-    @rule(which=some)
-    def quarantine(self, which: int) -> None:
-        """As its watcher does it, which takes its share first."""
-        release, lane = self.release(which), self.office.lane
-        work = shadow.quarantine(lane, KEYRING, release, cause="failed", message="test")
-        self.attempt("quarantine", work)
+    @rule(policy=few, pair=pairs, news=st.sampled_from(NEWS))
+    def hear_bad_news_and_promote(self, policy: int, pair: list[str], news: str) -> None:
+        """What was approved before is not what is in shadow now."""
+        author, approver, _ = pair
+        parts, office = self.policies[policy], self.office
 
-    @precondition(lambda self: self.made)
-    @rule(which=some, author=people)
-    def bring_back_and_promote(self, which: int, author: str) -> None:
-        """What was approved before it was stopped is not what is in shadow now."""
-        release = self.release(which)
-        work = releases.tell(self.office, release, Kind.SHADOW_STARTED)
-        self.attempt("bring back", work)
-        work = promote(self.office, release.release_id, author=author, reason="test")
-        self.attempt("promote", work)
+        async def work() -> ways.Release:
+            made = await releases.approved(office, parts, author=author, approver=approver)
+            if news == "failed":
+                await releases.gated(office, made, is_passed=False)
+                return made
+            if news == Kind.CANARY_ROLLED_BACK:
+                await releases.gated(office, made, Stage.CANARY)
+                await approve(office, made.release_id, Stage.CANARY, approver=approver)
+                await canary.start(office, made.release_id, actor=author, plan=PLAN)
+                await canary.stop(office, made.release_id, actor=author, reason="test")
+            else:
+                await releases.tell(office, made, Kind(news))
+            await releases.tell(office, made, Kind.SHADOW_STARTED)
+            return made
+
+        made = self.attempt(f"news {news}", work())
+        self.made = self.run(ways.releases(self.db, self.name))
+        if made is not None:
+            work_in = promote(office, made.release_id, author=author, reason="test")
+            assert self.attempt("promote", work_in) is None
 
     @rule(policy=few, pair=pairs)
     def roll_back(self, policy: int, pair: list[str]) -> None:
@@ -292,32 +302,35 @@ class Ways(RuleBasedStateMachine):
         for row in rows:
             await self._check(row, before)
             before.add(row["policy_hash"])
+        happened = await pool.fetch(_HAPPENED, self.name)
         for release_id in states:
-            await self._check_approvals(release_id, {row["seq"]: row for row in rows})
-        await self._check_journal(len(rows))
+            events = [event for event in happened if event["release_id"] == release_id]
+            self._check_approvals(events, {row["seq"]: row for row in rows})
+        await self._check_journal(happened, len(rows))
 
-    async def _check_approvals(self, release_id: UUID, production: dict[int, Any]) -> None:
+    def _check_approvals(self, events: list[Any], production: dict[int, Any]) -> None:
         """What was let decide was approved, on the newest gates, and nothing bad came since."""
         evidence: dict[str, str | None] = {}
         approvers: dict[str, set[str]] = {stage: set() for stage in Stage}
-        for event in await events_of(self.db, release_id):
-            HAPPENED[event.kind] += 1
-            stage = event.detail.get("stage", "")
-            match event.kind:
+        for event in events:
+            kind, actor, detail = Kind(event["kind"]), event["actor"], orjson.loads(event["detail"])
+            HAPPENED[kind] += 1
+            stage = detail.get("stage", "")
+            match kind:
                 case Kind.GATED:
-                    is_passed = event.detail["is_passed"]
-                    evidence[stage] = event.detail["evaluation"] if is_passed else None
+                    is_passed = detail["is_passed"]
+                    evidence[stage] = detail["evaluation"] if is_passed else None
                     approvers[stage] = set()
                 case Kind.APPROVED:
-                    assert event.detail["evaluation"] == evidence[stage] is not None
-                    approvers[stage].add(event.actor)
+                    assert detail["evaluation"] == evidence[stage] is not None
+                    approvers[stage].add(actor)
                 case Kind.QUARANTINED | Kind.SHADOW_STOPPED | Kind.CANARY_ROLLED_BACK:
                     evidence = {}
                     approvers = {stage: set() for stage in Stage}
                 case Kind.CANARY_STARTED | Kind.CANARY_STEP:
-                    assert approvers[Stage.CANARY] - {event.actor}
+                    assert approvers[Stage.CANARY] - {actor}
                 case Kind.PROMOTED:
-                    row = production[event.detail["seq"]]
+                    row = production[detail["seq"]]
                     if row["kind"] == "promote":
                         assert row["approver"] in approvers[Stage.PROMOTION]
                 case _:
@@ -343,9 +356,8 @@ class Ways(RuleBasedStateMachine):
             case other:
                 raise AssertionError(other)
 
-    async def _check_journal(self, count: int) -> None:
+    async def _check_journal(self, happened: list[Any], count: int) -> None:
         """Every event and every record has its entry."""
-        happened = await self.db.pool.fetch(_HAPPENED, self.name)
         entries = await self.db.pool.fetch(
             "SELECT action, detail FROM system_audit WHERE subject LIKE $1", f"{self.name}/%"
         )
@@ -383,8 +395,9 @@ _ROLLBACK_APPROVED = """
           AND a.approver = $4 AND p.author <> $4)
 """
 _HAPPENED = """
-    SELECT e.release_id, e.kind FROM release_events e
+    SELECT e.release_id, e.kind, e.actor, e.detail FROM release_events e
     JOIN releases r ON r.release_id = e.release_id WHERE r.workflow = $1
+    ORDER BY e.release_id, e.seq
 """
 
 
@@ -401,6 +414,6 @@ def test_production_is_one_and_nobodys_alone(module_database_urls: DatabaseUrls)
             suppress_health_check=list(HealthCheck),
         ),
     )
-    ways_in = {"propose", "all the way", "to the canary", "promote", "roll back", "demote"}
+    ways_in = {"propose", "all the way", "to the canary", *(f"news {news}" for news in NEWS)}
     assert ways_in <= REACHED.keys(), REACHED
     assert set(Kind) == HAPPENED.keys(), HAPPENED

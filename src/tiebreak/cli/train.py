@@ -20,7 +20,6 @@ from tiebreak.errors import InvalidInput
 from tiebreak.settings import Settings
 from tiebreak.training import queue, records
 from tiebreak.training.fit import DEEPEST, Parameters
-from tiebreak.training.leakage import WaiverUnfit
 from tiebreak.training.requests import Request
 from tiebreak.training.runs import Run
 from tiebreak.training.turns import Turn
@@ -29,7 +28,6 @@ from tiebreak.workflows import versions
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-USUAL_REASON = "training"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -46,7 +44,7 @@ def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
     reason: Annotated[
         str, typer.Option(help="Why; it stands on the run's record.", callback=stated)
-    ] = USUAL_REASON,
+    ],
     known_by: Annotated[
         datetime | None,
         typer.Option(formats=DATES, help="Use only what was known by then (UTC); default: now."),
@@ -120,7 +118,7 @@ def command(
         learning_rate=learning_rate,
         trials=trials,
         tune_seconds=_tune_seconds(tune, trials),
-        waived=_waived(waive_leakage or [], reason),
+        waived=dict.fromkeys(waive_leakage or [], reason),
         is_compared=bool(report),
         reviews_a_day=reviews_a_day,
     )
@@ -185,12 +183,6 @@ def _tune_seconds(text: str | None, trials: int) -> float | None:
     if not (seconds := float(number) * _UNITS[unit]):
         raise BudgetUnfit("No time is given to search in.", hint="Such as `--tune 20m`.")
     return seconds
-
-
-def _waived(features: list[str], reason: str) -> dict[str, str]:
-    if features and reason == USUAL_REASON:
-        raise WaiverUnfit(hint="Say why with `--reason`.")
-    return dict.fromkeys(features, reason)
 
 
 def as_data(run: Run) -> dict[str, Any]:

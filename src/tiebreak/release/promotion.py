@@ -74,7 +74,7 @@ async def rollback(
         if not named:
             raise NeverInProduction(hint="Propose it as a release.", policy_hash=policy_hash)
         records.check_two(author, approver)
-        await _approve_rollback(unit, parts, seq, approver)
+        await _approve_rollback(unit, parts, seq, approver=approver, reason=reason)
         kind, release_id = RecordKind.ROLLBACK, named[0].release_id
         draft = Draft(kind, seq + 1, parts, author, approver, reason, release_id)
         return await replace(unit, office, draft)
@@ -147,7 +147,9 @@ async def _named(unit: Unit, keyring: Keyring, parts: PolicyParts) -> list[Relea
     return [record for record in known if record.policy_hash == parts.hash]
 
 
-async def _approve_rollback(unit: Unit, parts: PolicyParts, seq: int, approver: str) -> None:
+async def _approve_rollback(
+    unit: Unit, parts: PolicyParts, seq: int, *, approver: str, reason: str
+) -> None:
     """Record the approval. Raises `SameAuthorAndApprover` when the policy is the approver's."""
     if await unit.conn.fetchval(_IS_AUTHOR, parts.workflow, parts.hash, approver):
         raise records.SameAuthorAndApprover(
@@ -161,6 +163,7 @@ async def _approve_rollback(unit: Unit, parts: PolicyParts, seq: int, approver: 
         "policy_hash": parts.hash,
         "approver": approver,
         "given_at": datetime.now(UTC),
+        "reason": reason,
     }
     unit.add(tables.rollback_approvals, [row])
     subject = f"{parts.workflow}/{parts.hash}"

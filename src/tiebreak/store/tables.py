@@ -234,6 +234,7 @@ rollback_approvals = Table(
         Column("policy_hash", Text, ForeignKey("policies.policy_hash"), primary_key=True),
         Column("approver", Text, ForeignKey("persons.person"), primary_key=True),
         Column("given_at", Moment, nullable=False),
+        Column("reason", Text, nullable=False),  # why it is rolled back
     ),
 )
 

@@ -367,6 +367,7 @@ def upgrade() -> None:
         sa.Column("policy_hash", sa.Text(), nullable=False),
         sa.Column("approver", sa.Text(), nullable=False),
         sa.Column("given_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=True),
         sa.Column("lane", sa.Uuid(), nullable=False),
         sa.Column("seal_seq", sa.BigInteger(), nullable=False),
