@@ -68,6 +68,7 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
 
     told = place.json("release", "propose", "locate", *CHANGE, *BY_ANN)
     release, policy = told["release"], told["policy_hash"]
+    assert told["backtest_tickets"] == 40
     start = release["release_id"][:8]
     assert policy == dry["policy_hash"] == release["policy_hash"]
     assert place.json("backtest", "show", told["backtest"])["evidence"]["policy_hash"] == policy

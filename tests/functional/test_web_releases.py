@@ -173,6 +173,7 @@ def test_production_moves_under_a_release(site: Site) -> None:
 def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     lead = client(site, "cat", Role.LEAD)
     refused(lead.post(f"{PRODUCTION}/demote", json=WHY), 409, "nothing_before")
+    refused(lead.post(f"{PRODUCTION}x/demote", json=WHY), 404, "unknown_workflow")
     ann, bob = client(site, "ann", Role.ML_ENGINEER), client(site, "bob", Role.APPROVER)
     release = ok(ann.post(BASE, json={"backtest": backtest(site, 0.5).id, **WHY}))
     tried(site, release["release_id"])
