@@ -313,6 +313,27 @@ def test_the_journal_is_narrowed(place: Place) -> None:
     assert "Journal" in out
 
 
+def test_an_assessment_has_intervals_and_puts_another_model_beside(place: Place) -> None:
+    since = ("--since", f"{END - timedelta(days=90):%Y-%m-%d}")
+    assert place.json("tickets", "decide", "locate", *since, "--as", "ann")["decided"] > 100
+    model = place.json("model", "list")["models"][-1]["digest"]  # the first, in production
+    told = place.json("assess", "locate", *since, "--beside", model, "--as", "ann")
+    assert told["beside"]["tickets"] == told["model"]["rows"] > 100
+    for name in ("auc", "pr_auc", "brier"):
+        for of in ("model", "rules", "difference"):
+            figure = told["figures"][of][name]
+            assert figure["low"] <= figure["value"] <= figure["high"]
+        # the model in production says of its own tickets what it said
+        assert told["beside"]["figures"][name] == told["figures"]["model"][name]
+        assert told["beside"]["difference"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert told["beside"]["microseconds_a_ticket"] > 0
+    code, out, _ = place.run("assess", "locate", *since, "--as", "ann")
+    assert code == exits.OK
+    assert "rules alone" in out
+    refused = place.json("assess", "locate", *since, "--beside", "none", "--as", "ann", code=3)
+    assert refused["error"]["code"] == "no_model_beside"
+
+
 def test_tickets_are_decided_again_on_request(
     place: Place, live: tuple[Path, list[dict[str, Any]]]
 ) -> None:
@@ -368,27 +389,6 @@ def test_tables_for_people_name_what_matters(place: Place) -> None:
     code, _, err = place.run("train", "locat", *BY_ANN)
     assert code == 4
     assert "locate" in err
-
-
-def test_an_assessment_has_intervals_and_puts_another_model_beside(place: Place) -> None:
-    since = ("--since", f"{END - timedelta(days=90):%Y-%m-%d}")
-    assert place.json("tickets", "decide", "locate", *since, "--as", "ann")["decided"] > 100
-    model = place.json("model", "list")["models"][-1]["digest"]  # the first, in production
-    told = place.json("assess", "locate", *since, "--beside", model, "--as", "ann")
-    assert told["beside"]["tickets"] == told["model"]["rows"] > 100
-    for name in ("auc", "pr_auc", "brier"):
-        for of in ("model", "rules", "difference"):
-            figure = told["figures"][of][name]
-            assert figure["low"] <= figure["value"] <= figure["high"]
-        # the model in production says of its own tickets what it said
-        assert told["beside"]["figures"][name] == told["figures"]["model"][name]
-        assert told["beside"]["difference"][name] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert told["beside"]["microseconds_a_ticket"] > 0
-    code, out, _ = place.run("assess", "locate", *since, "--as", "ann")
-    assert code == exits.OK
-    assert "rules alone" in out
-    refused = place.json("assess", "locate", *since, "--beside", "none", "--as", "ann", code=3)
-    assert refused["error"]["code"] == "no_model_beside"
 
 
 @pytest.mark.timeout(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
 
@@ -123,7 +124,8 @@ def test_a_client_that_reads_nothing_until_all_is_sent_is_not_blocked(site: Site
         connection.settimeout(100)
         connection.sendall(chunk(content) + b"0\r\n\r\n")
         found = receive(connection, b"\r\n0\r\n\r\n")
-    assert found.count(b'"status":200') == count
+    whole = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", found)  # chunks end anywhere
+    assert whole.count(b'"status":200') == count
 
 
 def test_wrong_type_role_and_workflow_are_refused_before_any_line(site: Site) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.databases import DatabaseUrls
 
 from tiebreak.core.workflow import Field, FieldType, Label, Workflow
-from tiebreak.release.gate_columns import Pair, read_sides
+from tiebreak.release.gate_columns import Pair, keys_of, read_sides
 from tiebreak.release.gate_texts import MOST_SLICES, read_slices, read_truth
 from tiebreak.store import columns, partitions
 from tiebreak.store.columns import texts
@@ -161,7 +161,7 @@ async def test_without_production_the_candidates_rules_stand_beside_it(
         assert mine["revision"] == row["revision"]
         assert mine["band_before"] == mine["points_before"] == row["rules_band"]
         assert np.isnan(mine["score_before"])
-    assert sides.unscored(START, KNOWN_BY) == 0
+    assert len(sides.unscored(START, KNOWN_BY)) == 0
 
 
 async def test_unscored_tickets_are_those_that_an_anti_join_counts(
@@ -170,7 +170,8 @@ async def test_unscored_tickets_are_those_that_an_anti_join_counts(
     for since, through in ((0, 40), (-50, 90), (7, 21), (30, 3)):
         sides = await read_sides(db, PAIR, hours(since), hours(through), known_by=LATER)
         expected = await world.fetchval(_UNSCORED, hours(since), hours(through))
-        assert sides.unscored(hours(since), hours(through)) == expected
+        found = sides.unscored(hours(since), hours(through))
+        assert len(np.unique(keys_of(found))) == expected
         assert expected or since > through
 
 

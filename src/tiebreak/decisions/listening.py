@@ -35,7 +35,8 @@ class Listener:
     async def wait(self, timeout_seconds: float) -> None:
         """Return when something changed since the last wait, at the latest after the timeout."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):  # wait_for may swallow a cancellation
+                await self._news.wait()
         self._news.clear()
 
     async def stop(self) -> None:
