@@ -22,10 +22,10 @@ demo: $(SYNCED) ## run the whole product on simulated tickets; DEMO_ARGS=--exit 
 	@.venv/bin/tiebreak demo $(DEMO_ARGS)
 
 test: $(SYNCED) ## run the tests, within 10 minutes
-	@$(RUN) pytest -n 2 -m "not full" $(TEST_ARGS)
+	@$(RUN) pytest -n 2 --dist worksteal -m "not full" $(TEST_ARGS)
 
 test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data, PostgreSQL 15
-	@$(RUN) pytest -n 2 $(TEST_ARGS)
+	@$(RUN) pytest -n 2 --dist worksteal $(TEST_ARGS)
 	@echo "With the extra mlflow, in an environment of its own"
 	@UV_PROJECT_ENVIRONMENT=.venv/mlflow $(UV) sync --frozen --quiet --extra mlflow
 	@.venv/mlflow/bin/python -m pytest tests/integration/test_training_mlflow.py
