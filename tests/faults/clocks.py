@@ -7,6 +7,7 @@ here: it keeps its state under a semaphore, which a process killed at the wrong 
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import struct
 import subprocess
@@ -100,6 +101,7 @@ def postgres_with(clock: Clock, folder: Path) -> Path:
             (programs / program.name).symlink_to(program)
     words = " ".join(f"{name}='{value}'" for name, value in clock.environment.items())
     server = programs / "postgres"
-    server.write_text(f'#!/bin/sh\n{words} exec {real / "postgres"} "$@"\n')
+    program = shlex.quote(str(real / "postgres"))
+    server.write_text(f'#!/bin/sh\n{words} exec {program} "$@"\n')
     server.chmod(0o755)
     return folder / "site-packages"

@@ -43,6 +43,7 @@ from tiebreak.release import canary
 from tiebreak.release.approvals import NotApproved, approve
 from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
 from tiebreak.release.events import events_of
+from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release, get
 from tiebreak.release.states import Kind as Event
 from tiebreak.release.states import Stage, State
@@ -82,6 +83,14 @@ async def approved(site: Site, release: Release) -> Release:
     await releases.gated(site.office, release, Stage.CANARY)
     await approve(site.office, release.release_id, Stage.CANARY, approver="bob")
     return release
+
+
+async def into_production(site: Site, release: Release) -> None:
+    """All the way, and approved by another person."""
+    await releases.tell(site.office, release, Event.SHADOW_STARTED)
+    await releases.gated(site.office, release, Stage.PROMOTION)
+    await approve(site.office, release.release_id, Stage.PROMOTION, approver="bob")
+    await promote(site.office, release.release_id, author="ann", reason="test")
 
 
 async def started(
@@ -407,7 +416,9 @@ async def test_a_canary_goes_on_where_it_was_when_what_steps_it_was_killed(
 ) -> None:
     steps = tuple(PlannedStep(percent=p, hours=0, tickets=n) for p, n in ((20, 5), (50, 10)))
     site.workflow = SAMPLE.model_copy(update={"release": ReleasePlan(canary_steps=steps)})
-    release = await approved(site, await site.candidate(rules=RULES))
+    await into_production(site, await site.candidate(rules=RULES))  # by its plan others step
+    fewer = RULES.model_copy(update={"rules": RULES.rules[:1]})
+    release = await approved(site, await site.candidate(rules=fewer))
     await canary.start(site.office, release.release_id, actor="ann")
     await service.active.refresh()
     await submit(service, range(100))
