@@ -141,7 +141,7 @@ async def stored(url: str, pattern: str) -> int:
         await connection.close()
 
 
-@pytest.mark.parametrize("suffix", ["ndjson", "parquet"])
+@pytest.mark.parametrize("suffix", ["ndjson", pytest.param("parquet", marks=pytest.mark.full)])
 def test_killed_again_and_again_it_decides_and_writes_each_ticket_once(
     place: Place, tickets: pl.DataFrame, tmp_path: Path, suffix: str
 ) -> None:

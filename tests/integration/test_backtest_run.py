@@ -222,6 +222,7 @@ async def test_a_changed_policy_flips_what_a_direct_computation_says(bench: Benc
     assert sum(part["flips"] for part in evidence["months"]) == figures["flips"]
 
 
+@pytest.mark.full
 async def test_more_processes_and_other_spans_find_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

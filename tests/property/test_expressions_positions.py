@@ -210,6 +210,7 @@ def digest() -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
+@pytest.mark.full
 def test_another_cpu_gives_the_same_bits(tmp_path: Path) -> None:
     """Compiled for the plainest CPU of this kind: no fused, no wide instructions."""
     plain = {

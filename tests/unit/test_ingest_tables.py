@@ -174,6 +174,7 @@ def test_damaged_bytes_end_in_rows_or_a_clear_error(
         assert [row.number for row in rows] == list(range(1, len(rows) + 1))
 
 
+@pytest.mark.full
 def test_a_small_file_that_expands_without_end_is_stopped(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pl.DataFrame({"ticket_id": ["x" * 4_000] * 100_000}).write_parquet(path)
