@@ -83,7 +83,7 @@ async def every_role(site: Site) -> str:
 @pytest.mark.parametrize(
     "examples",
     [
-        pytest.param(15, marks=pytest.mark.timeout(300)),
+        pytest.param(8, marks=pytest.mark.timeout(300)),
         pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(1_200)]),
     ],
 )

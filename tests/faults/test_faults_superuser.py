@@ -54,6 +54,8 @@ from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase
 from tiebreak.workflows import versions
 
+pytestmark = pytest.mark.full
+
 YEARS = (2024, 2025)
 _CHECKS = """
     SELECT conrelid::regclass::text AS of, conname AS name FROM pg_constraint

@@ -26,9 +26,7 @@ from tiebreak.ingest.importer import Files, import_history
 from tiebreak.ingest.simulator import simulate
 from tiebreak.settings import DatabaseSettings, Settings, TrainingSettings
 from tiebreak.store.database import Database, DatabaseUnavailable
-from tiebreak.store.erasure import erase
-from tiebreak.training import kept_snapshots, process, records, turns
-from tiebreak.training.dataset import TICKET_ID
+from tiebreak.training import process, records, turns
 from tiebreak.training.ends import (
     RunAbandoned,
     RunCancelled,
@@ -235,20 +233,6 @@ async def test_a_cancelled_run_is_ended_at_once(trainer: Trainer) -> None:
     assert record["data_hash"]
     with pytest.raises(UnknownRun):
         await trainer.cancel(turn.run_id, by="bob", reason="again")
-
-
-async def test_what_is_erased_while_a_run_trains_does_not_come_back(trainer: Trainer) -> None:
-    lasting = replace(REQUEST, parameters=replace(QUICK, rounds=400, patience_rounds=400))
-    kept = await trainer.run(lasting, _quiet)
-    digest = kept.manifest["data_hash"]
-    ticket_id = kept_snapshots.load(trainer.artifacts, digest).frame[TICKET_ID][0]
-    running = asyncio.create_task(trainer.run(lasting, _quiet))
-    await until(trainer, fitting)
-    async with trainer.lane.unit() as unit:
-        assert await erase(unit, LOCATE.name, ticket_id, actor="ann", reason="asked for it") > 0
-    assert kept_snapshots.forget(trainer.artifacts, LOCATE.name, ticket_id) == [digest]
-    assert (await running).manifest["data_hash"] == digest
-    assert trainer.artifacts.list_snapshots() == ()
 
 
 async def test_who_stops_waiting_ends_the_run(trainer: Trainer) -> None:
