@@ -247,13 +247,15 @@ def test_a_run_is_started_followed_and_ended_over_http(
     assert auditor.post(RUNS, json=quick).status_code == 403
     before = engineer.post(RUNS, json=quick).json()["run_id"]
     until(place, before, has_ended)
-    asked = engineer.post(RUNS, json=quick)
+    since = f"{END - timedelta(days=200):%Y-%m-%d}T00:00:00Z"
+    asked = engineer.post(RUNS, json={**quick, "tune_from": since})
     assert asked.status_code == 202
     first = asked.json()
     assert (first["state"], first["author"].partition("/")[0]) == ("queued", "ann")
     assert until(place, first["run_id"], has_ended)["state"] == "bundled"
     told = auditor.get(f"{RUNS}/{first['run_id']}").json()
     assert (told["state"], told["seed"], told["parameters"]["rounds"]) == ("bundled", 2, 10)
+    assert datetime.fromisoformat(told["parameters"]["tune_from"]) == datetime.fromisoformat(since)
     assert told["metrics"]["auc"]
 
     slow = {"reason": "long", "trees": 2000, "depth": 8, "learning_rate": 0.001}

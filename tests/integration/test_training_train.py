@@ -196,6 +196,30 @@ def test_tickets_before_train_from_are_in_no_part_and_in_no_fold() -> None:
     assert late.listed()["train_from"] == since
 
 
+def test_from_tune_from_on_tickets_tune_and_labels_known_by_then_teach() -> None:
+    since, late = START + (VALID_FROM - START) / 2, timedelta(days=30)
+    taken = snapshot()
+    taken = replace(taken, known_at=(taken.as_of + late).alias("known_at"))
+    chosen = replace(parameters(), tune_from=since)
+    split = split_by_time(taken, chosen)
+    day = timedelta(days=1)
+    latest, first, last = split.training.as_of[-1], split.tuning.as_of[0], split.tuning.as_of[-1]
+    assert since - late - day < latest <= since - late
+    assert since <= first < since + day
+    assert VALID_FROM - late - day < last <= VALID_FROM - late
+    assert all(fold.tuning.frame.height for fold in folds(taken, chosen, 2))
+    assert "tune_from" not in parameters().listed()
+    manifest = _train(taken, replace(chosen, rounds=5)).manifest
+    assert manifest["parameters"]["tune_from"] == since
+    assert manifest["rows"]["tuning"] == split.tuning.frame.height
+
+
+def test_a_tune_from_after_which_nothing_is_left_to_tune_on_is_refused() -> None:
+    with pytest.raises(TooLittleData, match="tuning part") as caught:
+        _train(chosen=replace(parameters(), tune_from=VALID_FROM))
+    assert "tune_from" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("label", [False, True])
 def test_a_single_class_is_too_little(label: bool) -> None:
     taken = snapshot()

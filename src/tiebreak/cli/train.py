@@ -62,6 +62,14 @@ def command(
             formats=DATES, help="Leave out tickets before then (UTC), such as before a change."
         ),
     ] = None,
+    tune_from: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=DATES,
+            help="Tickets from then on (UTC) stop and calibrate the trees, and only labels known "
+            "by then teach; default: the last fifth before validation.",
+        ),
+    ] = None,
     family: Annotated[
         FamilyChoice | None,
         typer.Option(help="`best` trains all but `ebm`, takes the best; default: the workflow's."),
@@ -113,6 +121,7 @@ def command(
         DEFAULTS,
         seed=seed,
         train_from=_utc(train_from),
+        tune_from=_utc(tune_from),
         rounds=trees,
         max_depth=depth,
         learning_rate=learning_rate,

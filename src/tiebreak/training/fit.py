@@ -34,6 +34,9 @@ class Parameters:
     time stop the training and calibrate; rows from `valid_from` on only evaluate, and judge
     between the families where `family` is `best` and nothing is tuned.
 
+    With `tune_from` the rows from then on stop and calibrate instead, and rows before it train
+    only where their label was known by then.
+
     Rows with `as_of` before `train_from` are left out: what was so long ago is no longer so.
 
     `trials` or `tune_seconds` have the parameters searched; the manifest tells the number of
@@ -55,6 +58,7 @@ class Parameters:
     l2: float = 1.0
     tune_share: float = 0.2
     train_from: datetime | None = None
+    tune_from: datetime | None = None
     trials: int = 0
     tune_seconds: float | None = None
     waived: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -74,8 +78,9 @@ class Parameters:
         """What a manifest says: nothing of time, nothing of what leaves the model as it is."""
         aside = ("tune_seconds", "is_compared", "reviews_a_day")
         told = {name: value for name, value in asdict(self).items() if name not in aside}
-        if self.train_from is None:
-            del told["train_from"]  # so that the manifest, and the bytes, stay what they were
+        for name in ("train_from", "tune_from"):
+            if told[name] is None:
+                del told[name]  # so that the manifest, and the bytes, stay what they were
         return told
 
 

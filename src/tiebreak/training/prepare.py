@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiebreak.core.matrix import FeatureSpec, feature_matrix
 from tiebreak.errors import InvalidInput
@@ -62,9 +63,9 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
     """The snapshot's rows by `as_of`; TooLittleData where a part cannot do its work.
 
     Rows before `valid_from` whose label was not yet known then are in no part: a model trained
-    at that moment could not have learnt from them.
+    at that moment could not have learnt from them. Neither are rows before `tune_from`, where it
+    is given, whose label was not known by it.
     """
-    moments = snapshot.as_of.to_physical().to_numpy()
     is_validation = (snapshot.as_of >= parameters.valid_from).to_numpy()
     before = ~is_validation
     if parameters.train_from is not None:
@@ -75,10 +76,9 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
         raise TooLittleData(
             hint="Choose a later valid_from, or an earlier train_from: no row is left to train on."
         )
-    border = np.quantile(moments[before], 1.0 - parameters.tune_share, method="lower")
-    is_tuning = before & (moments >= border)
+    is_training, is_tuning = _taught_and_tuned(snapshot, before, parameters)
     split = Split(
-        training=snapshot.select(before & ~is_tuning),
+        training=snapshot.select(is_training),
         tuning=snapshot.select(is_tuning),
         validation=snapshot.select(is_validation),
     )
@@ -89,11 +89,29 @@ def split_by_time(snapshot: Snapshot, parameters: Parameters) -> Split:
     return split
 
 
+def _taught_and_tuned(
+    snapshot: Snapshot, before: NDArray[np.bool_], parameters: Parameters
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the rows `before` validation train, and which stop and calibrate."""
+    since = parameters.tune_from
+    if since is None:
+        moments = snapshot.as_of.to_physical().to_numpy()
+        border = np.quantile(moments[before], 1.0 - parameters.tune_share, method="lower")
+        is_tuning = before & (moments >= border)
+        return before & ~is_tuning, is_tuning
+    is_tuning = before & (snapshot.as_of >= since).to_numpy()
+    is_training = before & ~is_tuning
+    if snapshot.known_at is not None:
+        is_training &= (snapshot.known_at <= since).to_numpy()
+    return is_training, is_tuning
+
+
 def folds(snapshot: Snapshot, parameters: Parameters, count: int) -> list[Split]:
     """Splits of the rows before `valid_from` for cross-validation, each reaching further in time.
 
     The later half of the rows is cut into `count` parts of equal size. Each is judged by what
-    could be trained when it began: earlier rows whose labels were known by then. TooLittleData.
+    could be trained when it began: earlier rows whose labels were known by then, the last
+    `tune_share` of which stop it, because `tune_from` lies after most of them. TooLittleData.
     """
     is_earlier = (snapshot.as_of < parameters.valid_from).to_numpy()
     if parameters.train_from is not None:
@@ -105,7 +123,7 @@ def folds(snapshot: Snapshot, parameters: Parameters, count: int) -> list[Split]
     return [
         split_by_time(
             earlier.select((earlier.as_of < until).to_numpy()),
-            replace(parameters, valid_from=since),
+            replace(parameters, valid_from=since, tune_from=None),
         )
         for since, until in zip(cuts, [*cuts[1:], parameters.valid_from], strict=True)
     ]
@@ -121,7 +139,7 @@ def _check(part: Snapshot, name: str, least_rows: int, least_positives: int) -> 
     if rows < least_rows:
         raise TooLittleData(
             f"The {name} part has {rows} rows; at least {least_rows} are needed.",
-            hint="Import more labelled tickets, or move valid_from.",
+            hint="Import more labelled tickets, or move valid_from or tune_from.",
             part=name,
             rows=rows,
             positives=positives,
@@ -130,7 +148,8 @@ def _check(part: Snapshot, name: str, least_rows: int, least_positives: int) -> 
         raise TooLittleData(
             f"The {name} part has {positives} positive labels in {rows} rows; at least "
             f"{least_positives} of either class are needed.",
-            hint="Import more outcomes, check the label's expression, or move valid_from.",
+            hint="Import more outcomes, check the label's expression, or move valid_from or "
+            "tune_from.",
             part=name,
             rows=rows,
             positives=positives,

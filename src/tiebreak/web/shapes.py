@@ -307,6 +307,11 @@ class StartTraining(Shape):
     valid_from: Moment | None = Field(
         None, description="Tickets from then on only validate; null: the latest fifth."
     )
+    tune_from: Moment | None = Field(
+        None,
+        description="Tickets from then on stop and calibrate the trees, and only labels known by "
+        "then teach; null: the last fifth before validation.",
+    )
     family: FamilyChoice | None = Field(None, description="Null: the workflow's.")
     seed: Whole = Field(0, ge=0, le=2**31 - 1)
     trees: Annotated[int, Field(ge=1, le=2000), BeforeValidator(_whole)] | None = None

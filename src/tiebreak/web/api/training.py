@@ -81,6 +81,7 @@ async def start_training(request: HttpRequest, workflow: str = WORKFLOW) -> Resp
         family=asked.family,
         parameters=replace(
             defaults,
+            tune_from=asked.tune_from,
             seed=asked.seed,
             rounds=asked.trees or defaults.rounds,
             max_depth=asked.depth or defaults.max_depth,
