@@ -91,8 +91,12 @@ def _run(told: Told) -> str:
     facts.append(
         f"Of {replayed['replayed']:,} decisions {replayed['identical']:,} replay bit for bit."
     )
-    if told["verified"] is not None:
-        facts.append(f"{told['verified']:,} sealed records are as they were sealed.")
+    verified = told["verified"]
+    facts.append(
+        "`tiebreak audit verify` was not asked."
+        if verified is None
+        else f"`tiebreak audit verify` held: {verified:,} sealed records are as they were sealed."
+    )
     return " ".join([*facts, f"Times: {steps}."])
 
 

@@ -71,6 +71,17 @@ def test_a_snapshot_is_kept_used_again_and_made_again(place: Place) -> None:
     assert (read.frame.height, int(read.label.sum())) == (kept["rows"], kept["positives"])
 
 
+def test_a_snapshot_of_other_code_is_told_of(place: Place, digest: str) -> None:
+    assert "was made by" not in place.run("snapshots", "check", digest)[2]
+    file: Path = place.folder / "data" / "artifacts" / "snapshots" / f"{digest}.json"
+    whole = file.read_text()
+    file.write_text(json.dumps({**json.loads(whole), "code_version": "0.0.1"}))
+    told = place.json("snapshots", "check", digest)
+    assert (told["is_same"], told["code_version"]) == (True, "0.0.1")
+    assert "It was made by Tiebreak 0.0.1" in place.run("snapshots", "check", digest)[2]
+    file.write_text(whole)
+
+
 def test_an_altered_snapshot_is_refused(place: Place, digest: str) -> None:
     file: Path = place.folder / "data" / "artifacts" / "snapshots" / f"{digest}.parquet"
     whole = file.read_bytes()
@@ -79,6 +90,21 @@ def test_an_altered_snapshot_is_refused(place: Place, digest: str) -> None:
     error = place.json("snapshots", "check", digest, code=8)["error"]
     assert error["code"] == "snapshot_altered"
     file.write_bytes(whole)
+
+
+def _card(place: Place, digest: str) -> str:
+    return str(place.json("model", "card", digest, "--format", "md")["card"])
+
+
+def test_a_card_tells_how_good_a_model_is_for_parts_of_the_tickets(place: Place) -> None:
+    trained = place.json("train", "locate", *TRAINING)
+    card = _card(place, trained["bundle_digest"])
+    parts = card.partition("## Parts of the tickets")[2].partition("##")[0]
+    assert "| part | tickets | bad ends | auc |" in parts
+    rows = [line.split(" | ") for line in parts.splitlines() if " = " in line]
+    assert "| ticket_type" in {row[0].partition(" = ")[0] for row in rows}
+    assert all(int(row[1].replace(",", "")) >= 100 for row in rows)
+    assert "A leak was waived" not in card
 
 
 def test_erasing_a_ticket_takes_it_from_snapshots(place: Place, digest: str) -> None:
@@ -159,6 +185,8 @@ def test_a_correction_made_when_the_outcome_was_known_does_not_train(
     file.write_text(json.dumps({**row, "crew_size": 99}, default=str))
     told = place.json("decide", file, "--workflow", "locate", "--as", "ann")
     assert (told["decided"], told["rejected"]) == (1, 0)
+    made_again = place.json("snapshots", "check", digest)
+    assert made_again["is_same"], made_again  # of before the correction
     later = f"{END + timedelta(days=70):%Y-%m-%d}"
     after = place.json("train", "locate", *BY_ANN, "--trees", 5, "--known-by", later)["data_hash"]
     manifest = kept_snapshots.manifest_of(_artifacts(place), after)
@@ -181,8 +209,12 @@ def test_a_leak_stops_a_run_until_it_is_waived(place: Place, in_production: None
     names = [leak["feature"] for leak in error["leaks"]]
     assert {leak["kind"] for leak in error["leaks"]} == {"differs_from_serving"}
     waiving = [word for name in names for word in ("--waive-leakage", name)]
-    waived = place.json(*training, *waiving, *why)["leakage"]["waived"]
+    trained = place.json(*training, *waiving, *why)
+    waived = trained["leakage"]["waived"]
     assert [leak["feature"] for leak in waived] == names
+    limits = _card(place, trained["bundle_digest"]).partition("## Limits")[2]
+    assert limits.count("A leak was waived.") == len(names)
+    assert all(f"{leak['said']}. Why: history was mended" in limits for leak in waived)
     query = "SELECT result, parameters FROM ml_training_runs ORDER BY started_at DESC LIMIT 2"
     done, stopped = run(fetch(place.urls.admin, query))
     assert (done["result"], stopped["result"]) == ("bundled", "failed")

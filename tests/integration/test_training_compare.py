@@ -10,6 +10,7 @@ import pytest
 from tests.sample_models import VALID_FROM, parameters, snapshot
 
 from tiebreak.bundles.format import pack
+from tiebreak.training import ebm_booster
 from tiebreak.training.dataset import RULES_BAND, RULES_POINTS, SLICE, Snapshot
 from tiebreak.training.prepare import TooLittleData
 from tiebreak.training.train import TrainingResult, train
@@ -76,6 +77,31 @@ def test_groups_are_told_apart(report: dict[str, Any]) -> None:
     assert parts["boring"]["rows"] == is_there.sum()
     assert parts["boring"]["positives"] == (is_there & taken.label).sum()
     assert all(part["figures"]["auc"]["value"] > 0.6 for part in parts.values())
+
+
+def test_the_manifest_has_the_figures_of_groups(
+    compared: TrainingResult, report: dict[str, Any]
+) -> None:
+    told = compared.manifest["slices"]
+    parts = {f"method = {part['value']}": part for part in report["slices"]["method"]}
+    assert told.keys() == parts.keys() >= {"method = boring"}
+    for name, part in parts.items():
+        assert (told[name]["rows"], told[name]["positives"]) == (part["rows"], part["positives"])
+        assert told[name]["auc"] == pytest.approx(part["figures"]["auc"]["value"])
+    assert (
+        "slices" not in train(snapshot(), parameters(5), lambda *_: None, fingerprint="").manifest
+    )
+
+
+def test_a_family_that_cannot_train_here_is_named(
+    monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]
+) -> None:
+    assert report["left_out"] == {}
+    monkeypatch.setattr(ebm_booster, "is_installed", lambda: False)
+    told = _train(sliced()).report
+    assert told is not None
+    assert "ebm" not in {one["name"] for one in told["contenders"]}
+    assert "ebm was not compared: the extra `ebm` is not installed." in told["verdict"]["said"]
 
 
 def test_rules_that_know_more_than_the_model_win() -> None:

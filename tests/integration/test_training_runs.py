@@ -26,7 +26,9 @@ from tiebreak.ingest.importer import Files, import_history
 from tiebreak.ingest.simulator import simulate
 from tiebreak.settings import DatabaseSettings, Settings, TrainingSettings
 from tiebreak.store.database import Database, DatabaseUnavailable
-from tiebreak.training import process, records, turns
+from tiebreak.store.erasure import erase
+from tiebreak.training import kept_snapshots, process, records, runs, turns
+from tiebreak.training.dataset import TICKET_ID
 from tiebreak.training.ends import (
     RunAbandoned,
     RunCancelled,
@@ -233,6 +235,31 @@ async def test_a_cancelled_run_is_ended_at_once(trainer: Trainer) -> None:
     assert record["data_hash"]
     with pytest.raises(UnknownRun):
         await trainer.cancel(turn.run_id, by="bob", reason="again")
+
+
+async def test_a_ticket_that_is_erased_while_a_run_trains_on_it_is_not_kept(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process has read it and stands still while it is erased; then it hands it over."""
+    monkeypatch.setattr(runs, "BEAT_SECONDS", 0.02)  # so that no step passes unseen
+    before = await trainer.run(REQUEST, _quiet)
+    digest = before.manifest["data_hash"]
+    ticket = kept_snapshots.load(trainer.artifacts, digest).frame[TICKET_ID][0]
+    trainer.artifacts.delete_snapshot(digest)
+    slow = replace(QUICK, rounds=400, patience_rounds=400, learning_rate=0.01)
+    running = asyncio.create_task(trainer.run(replace(REQUEST, parameters=slow), _quiet))
+    await until(trainer, lambda turn: turn.told.data is not None)
+    training = child()
+    training.suspend()
+    async with trainer.lane.unit() as unit:
+        assert await erase(unit, LOCATE.name, ticket, actor="ann", reason="asked for")
+    training.resume()
+    assert (await running).manifest["data_hash"] == digest  # it had read the ticket
+    assert trainer.artifacts.list_snapshots() == ()
+    after = await trainer.run(REQUEST, _quiet)
+    assert trainer.artifacts.list_snapshots() == (after.manifest["data_hash"],)
+    left = kept_snapshots.load(trainer.artifacts, after.manifest["data_hash"])
+    assert ticket not in left.frame[TICKET_ID]
 
 
 async def test_who_stops_waiting_ends_the_run(trainer: Trainer) -> None:

@@ -51,6 +51,7 @@ def report(rules: float = 0.2, other: float = 0.01, slice_recall: float = 0.5) -
         },
         "capacity": {"share": 0.1, "reviews_a_day": 40.0},
         "tuning": {"xgboost": {"trials": 3, "pruned": 1, "pr_auc": 0.5}},
+        "left_out": {"ebm": "the extra `ebm` is not installed"},
         "contenders": [
             contender("xgboost", "served", 0.5),
             contender("lightgbm", "served", 0.5 - other),
@@ -108,6 +109,24 @@ def test_a_model_that_is_not_better_than_the_rules_is_not_to_be_served(
 )
 def test_families_are_told_apart_only_where_it_is_not_chance(other: float, words: str) -> None:
     assert any(words in sentence for sentence in report(other=other)["verdict"]["said"])
+
+
+def test_the_linear_yardstick_cannot_be_served_and_what_can_is_named() -> None:
+    data = report()
+    for ahead in (0.1, 0.0, -0.1):
+        data["against"]["linear"] = figure(ahead)
+        (told,) = (s for s in verdict(data)["said"] if s.startswith("The linear yardstick"))
+        assert "It cannot be served; of the families that can, xgboost ranks best here." in told
+
+
+def test_who_is_left_out_or_was_not_searched_is_named() -> None:
+    data = report()
+    said = verdict(data)["said"]
+    assert "ebm was not compared: the extra `ebm` is not installed." in said
+    (told,) = (s for s in said if s.startswith("Parameters were searched"))
+    assert "of xgboost by 3 trials; lightgbm, linear took them as given" in told
+    said = verdict({**data, "left_out": {}, "tuning": {}})["said"]
+    assert not any("not compared" in s or "searched" in s for s in said)
 
 
 @pytest.mark.parametrize(

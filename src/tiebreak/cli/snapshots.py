@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -62,27 +63,32 @@ def check(snapshot: HashArgument, json: JsonOption = False) -> None:
 
         digest = kept_snapshots.resolve(session.artifacts, snapshot)
         kept = kept_snapshots.load(session.artifacts, digest)
-        again = await read_again(
-            session.db,
-            kept_snapshots.manifest_of(session.artifacts, digest),
-            entity_secret=session.keyring.entity_key,
-        )
+        manifest = kept_snapshots.manifest_of(session.artifacts, digest)
+        again = await read_again(session.db, manifest, entity_secret=session.keyring.entity_key)
         return {
             "hash": digest,
             "made_again": again.data_hash,
             "is_same": again.data_hash == digest,
             "rows": kept.frame.height,
             "rows_again": again.frame.height,
+            "code_version": manifest["code_version"],
+            "code_version_again": version("tiebreak"),
         }
 
     told = look(work)
     said = (
         "It is whole, and made again it is the same."
         if told["is_same"]
-        else "It is whole, but made again it differs: tickets were erased since, or outcomes "
-        f"imported that were known by then ({told['rows']:,} rows, {told['rows_again']:,} again)."
+        else "It is whole, but made again it differs: tickets were erased since, or something of "
+        f"before then was imported ({told['rows']:,} rows, {told['rows_again']:,} again)."
     )
-    Output(as_json=json).result(told, said)
+    output = Output(as_json=json)
+    output.result(told, said)
+    if told["code_version"] != told["code_version_again"]:
+        output.note(
+            f"It was made by Tiebreak {told['code_version']} and again by "
+            f"{told['code_version_again']}, which may read otherwise."
+        )
 
 
 @app.command()

@@ -15,6 +15,8 @@ _STYLE = (
     "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
     "td,th{border:1px solid #999;padding:.25rem .6rem;text-align:left;overflow-wrap:anywhere}"
 )
+_PARTS = "Parts of the tickets"
+_OF_PARTS = ("auc", "pr_auc", "mean_score", "base_rate", "brier")
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,23 @@ def _figures(manifest: Mapping[str, Any]) -> Section:
 
 
 def _slices(manifest: Mapping[str, Any]) -> list[Section]:
-    """Figures of parts of the tickets, where the manifest has some: {name: {figure: value}}."""
-    slices: Mapping[str, Any] = manifest.get("slices") or {}
+    """How good it is for parts of the tickets, where the workflow named any when it was trained."""
+    slices: Mapping[str, Mapping[str, Any]] | None = manifest.get("slices")
+    if slices is None:
+        return []
+    if not slices:
+        return [Section(_PARTS, "No part has 100 tickets, and 10 of either end, that validated.")]
     rows = [
-        (name, figure, _figure(value) if isinstance(value, float) else value)
-        for name, figures in slices.items()
-        for figure, value in figures.items()
-        if isinstance(value, (int, float, str))
+        (
+            name,
+            f"{told['rows']:,}",
+            f"{told['positives']:,}",
+            *(_figure(told[figure]) for figure in _OF_PARTS),
+        )
+        for name, told in slices.items()
     ]
-    return [Section("Parts of the tickets", "", ("part", "figure", "value"), rows)] if rows else []
+    text = "On the latest tickets, which it has not seen; parts with at least 100 of them."
+    return [Section(_PARTS, text, ("part", "tickets", "bad ends", *_OF_PARTS), rows)]
 
 
 def _features(manifest: Mapping[str, Any]) -> Section:
@@ -160,6 +170,11 @@ def _limits(manifest: Mapping[str, Any]) -> list[str]:
             "It was trained elsewhere: on which data, and with which label, its file does not "
             "tell. Its scores are the original's, not calibrated on the tickets stored here."
         )
+    leakage: Mapping[str, Any] = manifest.get("leakage") or {}
+    found += [
+        f"A leak was waived. {leak.get('said', leak['feature'])}. Why: {leak['reason']}"
+        for leak in leakage.get("waived", ())
+    ]
     parity: Mapping[str, Any] = manifest.get("parity") or {}
     difference = parity.get("score", parity.get("margin"))
     if difference is not None:

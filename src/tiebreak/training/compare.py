@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from tiebreak.core.calibration import Calibrator
 from tiebreak.training import ebm_booster
 from tiebreak.training.calibrate import calibrate
-from tiebreak.training.dataset import RULES_BAND, RULES_POINTS, SLICE, Snapshot
+from tiebreak.training.dataset import RULES_BAND, RULES_POINTS, Snapshot
 from tiebreak.training.evaluate import verdict_order
 from tiebreak.training.fit import FAMILIES, Family, Parameters, Progress, fit
 from tiebreak.training.fitted import Fitted, calibrated, exported
+from tiebreak.training.groups import groups
 from tiebreak.training.linear import LinearYardstick
 from tiebreak.training.prepare import Prepared, Split
 from tiebreak.training.resampling import RESAMPLES, Measure, Ranked, drawn, resampled
@@ -30,7 +30,7 @@ from tiebreak.training.verdict import verdict
 FORMAT = 1
 RULES, LINEAR, ENSEMBLE = "rules", "linear", "ensemble"
 USUAL_SHARE = 0.1  # of tickets that people review, where nothing is said
-MOST_SLICES, LEAST_SLICE_ROWS, LEAST_SLICE_POSITIVES = 12, 100, 10
+_NO_EBM = "the extra `ebm` is not installed"
 _CALLS = 200
 _BATCH = 64
 _CURVE_POINTS = 60
@@ -94,6 +94,7 @@ def compare(
             f: {"trials": t.trials, "pruned": t.pruned, "pr_auc": t.cross_validated}
             for f, t in tuned.items()
         },
+        "left_out": {} if ebm_booster.is_installed() else {"ebm": _NO_EBM},
         "contenders": told,
         "against": against,
         "slices": slices,
@@ -234,27 +235,13 @@ def _slices(
     ranked, found = chosen.ranked, dict[str, list[dict[str, Any]]]()
     reviewed = np.zeros(len(weights))
     reviewed[ranked.order[: round(share * len(weights))]] = 1.0
-    for name in validation.workflow.slices:
-        values = validation.frame[f"{SLICE}{name}"].cast(pl.String).fill_null("(none)")
-        counts = values.value_counts(sort=True).sort(
-            ["count", name_of(values)], descending=[True, False]
-        )
-        found[name] = []
-        for value in counts[name_of(values)].to_list()[:MOST_SLICES]:
-            mask = (values == value).to_numpy().astype(np.float64)
-            positives = int((mask * ranked.truth).sum())
-            rows = int(mask.sum())
-            if rows < LEAST_SLICE_ROWS or min(positives, rows - positives) < LEAST_SLICE_POSITIVES:
-                continue
-            told = {"value": value, "rows": rows, "positives": positives}
-            measures = _slice_measures(ranked, mask, reviewed)
-            found[name].append(told | {"figures": resampled(measures, weights, seed)})
+    for field, of_field in groups(validation).items():
+        found[field] = []
+        for group in of_field:
+            told = {"value": group.value, "rows": group.rows, "positives": group.positives}
+            measures = _slice_measures(ranked, group.mask.astype(np.float64), reviewed)
+            found[field].append(told | {"figures": resampled(measures, weights, seed)})
     return found
-
-
-def name_of(values: pl.Series) -> str:
-    """The column of a series' values in its table of counts."""
-    return values.name
 
 
 def _slice_measures(ranked: Ranked, mask: Floats, reviewed: Floats) -> dict[str, Measure]:

@@ -93,7 +93,9 @@ def check_leakage(
         "limits": {"auc": MOST_AUC, "unlike": MOST_UNLIKE, "distance": MOST_DISTANCE},
         "strongest": dict(strongest),
         "compared_with_serving": 0 if whole.origin is None else whole.origin.compared,
-        "waived": [{**asdict(leak), "reason": waived[leak.feature]} for leak in leaks],
+        "waived": [
+            {**asdict(leak), "said": leak.said, "reason": waived[leak.feature]} for leak in leaks
+        ],
     }
 
 

@@ -47,7 +47,7 @@ async def read_snapshot(
     entity_secret: bytes,
     rules: RuleSet | None = None,
 ) -> Snapshot:
-    """The newest revision of every ticket that has a mature label at `known_by`.
+    """What was at `known_by` the newest revision of every ticket that had a mature label then.
 
     Features come from the stored `as_of` and context through the one implementation that serves;
     context that a ticket was not given, because its policy did not read it, comes from the log.
@@ -74,7 +74,7 @@ async def read_snapshot(
     )
     frames: list[pl.DataFrame] = []
     told_after = 0
-    async for rows in _ticket_chunks(db, workflow.name, labels.mature_before):
+    async for rows in _ticket_chunks(db, workflow.name, labels):
         told = [(row, labels.of(row["ticket_id"], row["as_of"])) for row in rows]
         mature = [(row, label) for row, label in told if label is not None]
         known = [(row, label) for row, label in mature if not _is_told(row, labels)]
@@ -119,8 +119,8 @@ async def read_again(
 ) -> Snapshot:
     """The snapshot that a manifest describes, read anew.
 
-    Its hash is the same unless a ticket was erased since, or outcomes were imported that were
-    known by then. Raises what `read_snapshot` raises.
+    Its hash is the same unless a ticket was erased since, something of before `known_by` was
+    imported since, or other code reads otherwise. Raises what `read_snapshot` raises.
     """
     name, wanted = manifest["workflow"], (manifest["workflow_version"], manifest["rules_version"])
     for version in await versions.versions_of(db, name):
@@ -194,9 +194,9 @@ class _Reader:
 
 
 async def _ticket_chunks(
-    db: Database, workflow: str, before: datetime
+    db: Database, workflow: str, labels: Labels
 ) -> AsyncGenerator[list[dict[str, Any]]]:
-    """The newest revisions of tickets with content, in `as_of` order, by keyset."""
+    """The tickets' newest revisions of when labels were known, in `as_of` order, if mature."""
     t, newer = tables.tickets, tables.ticket_keys.alias("newer")
     has_newer = (
         select(newer.c.revision)
@@ -204,12 +204,18 @@ async def _ticket_chunks(
             newer.c.workflow == t.c.workflow,
             newer.c.ticket_id == t.c.ticket_id,
             newer.c.revision > t.c.revision,
+            newer.c.as_of <= labels.known_by,  # a later correction changes no earlier snapshot
         )
         .exists()
     )
     query = (
         select(t)
-        .where(t.c.workflow == workflow, t.c.as_of <= before, t.c.content.is_not(None), ~has_newer)
+        .where(
+            t.c.workflow == workflow,
+            t.c.as_of <= labels.mature_before,
+            t.c.content.is_not(None),
+            ~has_newer,
+        )
         .order_by(t.c.as_of, t.c.ticket_id)
     )
     async with db.read() as conn:

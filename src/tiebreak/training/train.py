@@ -10,6 +10,7 @@ from typing import Any
 
 from tiebreak.core import model as parts_of
 from tiebreak.core.matrix import FeatureSpec
+from tiebreak.training import groups
 from tiebreak.training.compare import compare
 from tiebreak.training.dataset import Snapshot
 from tiebreak.training.evaluate import Metrics
@@ -80,6 +81,10 @@ def train(
     )
     manifest = _manifest(split, prepared.specs, parameters, best, fitted, tuned, fingerprint)
     manifest |= {"parity": parity, "leakage": leakage}
+    if snapshot.workflow.slices:
+        scores = best.model.scores(best.model.margins(prepared.validation.x))
+        weights = prepared.validation.weights
+        manifest["slices"] = groups.figures(split.validation, scores, weights)
     report = None
     if parameters.is_compared:
         report = compare(split, prepared, parameters, fitted, best, tuned, progress)

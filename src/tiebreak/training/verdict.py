@@ -19,7 +19,8 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     for one in report["contenders"]:
         if one["kind"] == "served" and one["name"] != chosen:
             said.append(_against_family(one["name"], chosen, against[one["name"]], by_name))
-    said += _against_yardsticks(against, chosen)
+    said += _against_yardsticks(report, against, chosen)
+    said += _unequal(report)
     gap = by_name[chosen]["figures"]["score_less_rate"]
     if abs(gap["value"]) >= LEAST_GAP:
         said += _gap(f"Of {chosen} in all", gap)
@@ -68,9 +69,13 @@ def _against_family(name: str, chosen: str, gain: Figure, by_name: Mapping[str, 
     return f"{name} is as good within chance, behind by {_interval(gain)}{also}."
 
 
-def _against_yardsticks(against: Mapping[str, Figure], chosen: str) -> list[str]:
+def _against_yardsticks(
+    report: Mapping[str, Any], against: Mapping[str, Figure], chosen: str
+) -> list[str]:
     linear, ensemble = against[LINEAR], against[ENSEMBLE]
-    yardstick = "The linear yardstick, which cannot be served,"
+    best = next(one["name"] for one in report["contenders"] if one["kind"] == "served")
+    instead = f"It cannot be served; of the families that can, {best} ranks best here."
+    yardstick = "The linear yardstick"
     if linear["high"] < 0:
         by = _interval(_negative(linear))
         one = f"{yardstick} ranks better by {by}: the trees learn by heart; get more tickets."
@@ -78,6 +83,7 @@ def _against_yardsticks(against: Mapping[str, Figure], chosen: str) -> list[str]
         one = f"{yardstick} is behind by {_interval(linear)}: the trees are worth their size."
     else:
         one = f"{yardstick} is as good within chance, behind by {_interval(linear)}."
+    one = f"{one} {instead}"
     if ensemble["high"] < 0:
         by = _interval(_negative(ensemble))
         other = f"An ensemble of all families ranks better than {chosen} by {by}; none is served."
@@ -85,6 +91,21 @@ def _against_yardsticks(against: Mapping[str, Figure], chosen: str) -> list[str]
         by = _interval(_negative(ensemble))
         other = f"An ensemble of all families does not earn its costs: it is ahead by {by}."
     return [one, other]
+
+
+def _unequal(report: Mapping[str, Any]) -> list[str]:
+    """Who was left out, and who was compared without the search that others had."""
+    said = [f"{name} was not compared: {why}." for name, why in report["left_out"].items()]
+    searched = report["tuning"]
+    judged = [one["name"] for one in report["contenders"] if one["name"] not in (RULES, ENSEMBLE)]
+    given = [name for name in judged if name not in searched]
+    if searched and given:
+        trials = ", ".join(f"{name} by {one['trials']} trials" for name, one in searched.items())
+        said.append(
+            f"Parameters were searched of {trials}; {', '.join(given)} took them as given and may "
+            "do better than is shown."
+        )
+    return said
 
 
 def _slices(report: Mapping[str, Any]) -> list[str]:
