@@ -29,7 +29,8 @@ class Site(Stack):
         super().__init__(TIEBREAK_API__BATCH_MAX="512")
         self.volume = None if Volume.obstacle() else Volume(self.data)
         self.clocks: tuple[Clock, ...] = ()
-        self.cuts: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()  # connections, by rule
+        self.uncut: Counter[str] = Counter()  # rounds in which none was, by rule
         if clocks.obstacle() is None:
             library = clocks.library(self.folder)
             programs, database = Clock(library, "programs"), Clock(library, "database")
@@ -176,10 +177,11 @@ class Cut(Fault):
     LONGEST_SECONDS = 20.0
 
     def __init__(self, rule: Rule) -> None:
+        self._rule = rule
         self._wire = Wire(rule)
 
     def inflict(self, site: Site, chance: random.Random) -> None:
-        """Put a wire in, let everybody connect anew, and wait until some were cut."""
+        """Put a wire in, let everybody connect anew, and wait until some were cut, or too long."""
         server = site.server()
         sockets = site.data / "services" / "sockets"
         self._wire.put_in(sockets, server.port, chance)
@@ -192,6 +194,7 @@ class Cut(Fault):
         """Take the wire out."""
         self._wire.take_out()
         site.cuts += self._wire.cuts
+        site.uncut[self._rule] += not self._wire.cuts
 
 
 async def _disconnect(url: str) -> None:

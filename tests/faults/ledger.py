@@ -50,6 +50,8 @@ class Ledger:
                 self.contradictions.append(f"{name} was told {known}, then {told}")
             if answer["revision"] != 1 or answer["ordinal"] != 1:
                 self.contradictions.append(f"{name} has {told} although it was sent once")
+            if answer["model"]["status"] != "scored":
+                self.contradictions.append(f"{name} was not scored: {told}")
             if as_of <= self._later_than[name]:
                 self.contradictions.append(
                     f"{name} was sent after {self._later_than[name]}: {told}"

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import httpx
+from tests.faults import boston
 from tests.faults.ledger import Answer, Ledger, moment
 from tests.faults.stacks import Stack
 
@@ -22,7 +23,6 @@ AWAY_SECONDS = 0.1
 TIMEOUT_SECONDS = 60.0
 REPEAT_SHARE = 0.1  # of the tickets sent: somebody has sent that ticket before
 RETRY_SHARE = 0.5  # of what was not acknowledged is sent again until it is; the rest is left
-SERVICES = ("Illegal Parking", "Abandoned Vehicle", "Other", "Sidewalk Not Shoveled")
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,7 @@ class Mix:
     reporters: int = 0
 
 
-def boston_fields(chance: random.Random, number: int) -> Answer:
-    """A request of a citizen; few addresses, so that histories grow."""
-    return {
-        "opened_at": "2026-01-02T10:00:00",
-        "service": chance.choice(SERVICES),
-        "description": f"Car on the sidewalk, {number}",
-        "address": f"{chance.randrange(5000)} Main St",
-        "lat": round(chance.uniform(42.2, 42.4), 4),
-        "lon": round(chance.uniform(-71.2, -71.0), 4),
-        "has_photo": number % 2 == 0,
-    }
-
-
-BOSTON = Mix("boston311", boston_fields, singles=2, bulks=4, reporters=1)
+BOSTON = Mix(boston.NAME, boston.fields, singles=2, bulks=4, reporters=1)
 
 
 class Load:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -21,6 +21,7 @@ RECOVER_SECONDS = 600.0
 LONGEST_FAULT_SECONDS = 1.0
 LONGEST_CALM_SECONDS = 0.3
 POLL_SECONDS = 0.02
+CUT = "cut_"  # how faults that cut connections begin; their rule follows
 SELDOM, SELDOM_EVERY = ("supervisor", "everything"), 3  # all programs start anew
 
 
@@ -31,14 +32,15 @@ class Figures:
     rounds: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds until all serves again
 
-    def told(self, load: Load, judge: Judge, seconds: float) -> str:
+    def told(self, site: Site, load: Load, judge: Judge, seconds: float) -> str:
         """A short report."""
         ledger = load.ledger
         lines = [
             f"{self.rounds.total()} rounds in {seconds:.0f} s, 0 lost, 0 doubled",
             f"acknowledged: {len(ledger.decisions)} decisions, {len(ledger.outcomes)} outcomes, "
             f"{ledger.repeats} of them again; refused with 503: {ledger.refusals[503]}",
-            f"records verified: {judge.verified}; connections cut: {dict(judge.stack.cuts)}",
+            f"records verified: {judge.verified}; connections cut: {dict(site.cuts)}, "
+            f"rounds without a cut: {dict(+site.uncut)}",
         ]
         lines += [
             f"  {name:20} {number:4} rounds, serves again within {self.slowest[name]:.1f} s"
@@ -81,7 +83,14 @@ def run(site: Site, names: Sequence[str], seed: int, *, look_every: int) -> str:
             time.sleep(chance.uniform(0, LONGEST_CALM_SECONDS))
     assert not load.failures, load.failures
     _demand(site, judge.finish(), f"seed {seed}, in the end")
-    return figures.told(load, judge, time.monotonic() - begun)
+    _demand(site, never_cut(names, site.cuts), f"seed {seed}, in the end")
+    return figures.told(site, load, judge, time.monotonic() - begun)
+
+
+def never_cut(names: Sequence[str], cuts: Mapping[str, int]) -> list[str]:
+    """The kinds of cuts among these faults that have cut no connection in all their rounds."""
+    rules = sorted({name.removeprefix(CUT) for name in names if name.startswith(CUT)})
+    return [f"no connection was ever cut by {CUT}{rule}" for rule in rules if not cuts.get(rule)]
 
 
 def one(site: Site, load: Load, fault: Fault, chance: random.Random, where: str) -> float:

@@ -11,16 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from tests.faults import boston
 
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.format import make_bundle
+from tiebreak.bundles.signing import BundleKeys
 from tiebreak.embedded import postgres, valkey
 from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.embedded.record import RECORD, Record, read_record
+from tiebreak.settings import Keyring, Settings
 
 TIEBREAK = (str(Path(sys.executable).with_name("tiebreak")),)
 ROOT = Path(__file__).parents[2]
@@ -29,7 +35,7 @@ POLL_SECONDS = 0.1
 
 
 class Stack:
-    """`tiebreak up` on a folder of its own; `prepare` puts boston311 in by rules alone."""
+    """`tiebreak up` on a folder of its own; `prepare` puts boston311 in, with a model."""
 
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tiebreak-faults-"))
@@ -68,13 +74,19 @@ class Stack:
         """Put a workflow into production and make a key."""
         self.cli("keys", "create", "--person", "approver", "--role", "approver")
         self.may_release()
-        self.cli("workflow", "load", "workflows/boston311", "--reason", "test")
+        self.cli("workflow", "load", str(boston.FOLDER), "--reason", "test")
         self.cli(
-            *("release", "install", "boston311", "--model", "none"),
+            *("release", "install", boston.NAME, "--model", self._model(), "--without-gates"),
             *("--approved-by", "approver", "--reason", "test"),
         )
         made = self.cli("keys", "create", "--person", "client", "--role", "service")
         self.token = made["key"]
+
+    def _model(self) -> str:
+        """The digest of a signed model in this place's artifacts."""
+        settings = Settings(data_dir=self.data)
+        signed = make_bundle(boston.model(), BundleKeys.of(Keyring.load(settings)))
+        return ArtifactStore.of(settings).put_bundle(signed)
 
     def may_release(self) -> None:
         """Give the account that runs commands the role that releases."""
@@ -175,11 +187,11 @@ class Stack:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _wait(self, holds: Any) -> None:
+    def _wait(self, holds: Callable[[], bool]) -> None:
         end = time.monotonic() + READY_SECONDS
         while not holds():
-            if time.monotonic() > end:
-                raise AssertionError(self.last_words())
+            assert self.is_up(), f"it has ended by itself\n{self.last_words()}"
+            assert time.monotonic() < end, f"it is not ready\n{self.last_words()}"
             time.sleep(POLL_SECONDS)
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from tests.faults.judge import Stored, compared
 from tests.faults.ledger import Ledger
+from tests.faults.rounds import never_cut
+from tests.faults.stacks import Stack
 from tests.faults.wires import COPY_BYTES, Link
 
 EARLY, LATE = "2026-01-02T10:00:00Z", "2026-01-02T10:00:01Z"
 
 
 def answer(ticket_id: str, decision_id: str = "d", as_of: str = EARLY, **more: Any) -> Any:
-    told = {"ticket_id": ticket_id, "decision_id": decision_id, "as_of": as_of}
+    told: dict[str, Any] = {"ticket_id": ticket_id, "decision_id": decision_id, "as_of": as_of}
+    told["model"] = {"status": "scored"}
     return {**told, "revision": 1, "ordinal": 1, **more}
 
 
@@ -80,6 +83,29 @@ def test_answers_that_contradict_what_was_known_are_noted(ledger: Ledger) -> Non
     ledger.told("a", {"ordinal": 2, "known_at": LATE}, 2.0)
     ledger.refused(500, "failed")
     assert len(ledger.contradictions) == 6
+
+
+def test_a_decision_by_rules_alone_is_noted(ledger: Ledger) -> None:
+    ledger.decided("bulk", answer("b", as_of=LATE, model={"status": "failed"}), 2.0)
+    (wrong,) = ledger.contradictions
+    assert "b was not scored" in wrong
+
+
+def test_cuts_that_never_bit_are_named() -> None:
+    names = ["worker", "cut_copy", "cut_answer", "cut_copy"]
+    assert never_cut(names, {"answer": 1}) == ["no connection was ever cut by cut_copy"]
+    assert never_cut(names, {"answer": 1, "copy": 2}) == []
+
+
+def test_a_start_that_ends_by_itself_is_told_at_once_with_its_words() -> None:
+    stack = Stack(TIEBREAK_API__WORKERS="none")
+    try:
+        with pytest.raises(
+            AssertionError, match=r"it has ended by itself\n--- up.log\n(?s:.*)WORKERS"
+        ):
+            stack.start_prepared()
+    finally:
+        stack.close()
 
 
 def test_a_copy_is_cut_in_its_middle() -> None:

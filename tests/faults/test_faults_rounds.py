@@ -48,4 +48,3 @@ def test_nothing_is_lost_or_doubled_over_hundreds_of_faults(
     told = rounds.run(site, names, SEED, look_every=50)
     with capsys.disabled():
         sys.stdout.write(f"\n{told}\n")
-    assert "cut_copy" not in names or site.cuts["copy"]

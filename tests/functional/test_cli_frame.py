@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import orjson
 import pytest
@@ -28,15 +27,13 @@ def tiebreak(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_help_is_fast_and_imports_no_heavy_library() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; from tiebreak import cli; cli.build(['--help']);"
         "heavy = {'polars', 'numba', 'sqlalchemy', 'asyncpg', 'fastapi', 'rich', 'pydantic'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 3
     assert done.stdout.strip() == "[]"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -212,12 +211,3 @@ def test_an_answer_carries_an_id_and_no_server_name(site: Site) -> None:
     response = site.client().post(PATH, json=body())
     assert len(response.headers["x-request-id"]) == 16
     assert "server" not in response.headers
-
-
-def test_one_ticket_takes_milliseconds(site: Site) -> None:
-    client = site.client()
-    client.post(PATH, json=body())
-    started = time.perf_counter()
-    for number in range(20):
-        assert client.post(PATH, json=body(f"n{number}")).status_code == 200
-    assert (time.perf_counter() - started) / 20 < 0.25

@@ -27,7 +27,6 @@ from tiebreak.settings import ArtifactSettings, Settings
 
 KEYS = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
 ROOT = Path(__file__).parents[2]
-LONGEST_SECONDS = 15  # two silences, and the wait between them
 
 
 def bundle_of(number: int, size: int = 20_000) -> tuple[bytes, dict[str, bytes]]:
@@ -68,9 +67,7 @@ def test_a_bucket_that_fails_is_told_within_bounds_and_is_back_when_it_is(
     artifacts = ArtifactStore.of(settings)
     digest = artifacts.put_bundle(BUNDLE)
     s3_server.fail(fault)
-    begun = time.monotonic()
     error = failure(artifacts, digest)
-    assert time.monotonic() - begun < LONGEST_SECONDS
     assert reason in error.message
     assert f"s3://{s3.BUCKET}/{s3.PREFIX}" in error.message
     if fault != "cut":
@@ -90,9 +87,7 @@ def test_an_object_that_only_drips_is_given_up(
     artifacts = ArtifactStore.of(settings)
     digest = artifacts.put_bundle(BUNDLE)
     s3_server.fail("drip")
-    begun = time.monotonic()
     assert "took longer than 1 seconds" in failure(artifacts, digest).message
-    assert time.monotonic() - begun < 5
 
 
 def test_an_object_that_would_fill_the_memory_is_not_read(
@@ -105,16 +100,13 @@ def test_an_object_that_would_fill_the_memory_is_not_read(
 
 
 @pytest.mark.full
-def test_what_failed_just_now_fails_at_once(
-    s3_server: s3.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_failed_just_now_fails_without_asking(s3_server: s3.S3, settings: Settings) -> None:
     artifacts = ArtifactStore.of(settings)
     digest = artifacts.put_bundle(BUNDLE)
     s3_server.fail("silence")
     failure(artifacts, digest)
-    begun = time.monotonic()
+    s3_server.fail("")  # who asked would be answered
     again = failure(artifacts, digest)
-    assert time.monotonic() - begun < 0.1
     assert "no answer in time" in again.message
     assert again.hint
 
@@ -122,9 +114,7 @@ def test_what_failed_just_now_fails_at_once(
 def test_nobody_there_is_told_at_once(tmp_path: Path, s3_server: s3.S3) -> None:
     nobody = s3.S3()
     artifacts = ArtifactStore.of(Settings(data_dir=tmp_path, artifacts=nobody.settings()))
-    begun = time.monotonic()
     assert "no connection" in failure(artifacts, "0" * 64).message
-    assert time.monotonic() - begun < 5
 
 
 def test_a_bucket_that_is_not_there_says_so(tmp_path: Path, s3_server: s3.S3) -> None:

@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -244,10 +243,8 @@ def test_the_crimes_are_real(crime: str, tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_what_hangs_is_ended() -> None:
-    begun = time.monotonic()
     with pytest.raises(LegacyRefused, match="more than 8 seconds"):
         convert_file(WORKFLOW, legacy.of_bytes(b"(" * 100_000_000), None, seconds=8)
-    assert time.monotonic() - begun < 40
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\x80\x05", pickle.dumps({"a": 1})])

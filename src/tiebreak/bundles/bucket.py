@@ -240,21 +240,23 @@ def _read(answer: Any) -> bytes:
     if length > LARGEST_BYTES:
         raise _Unfit(f"an object of {length:,} bytes is too large")
     seconds = TRANSFER_SECONDS + length / SLOWEST_BYTES_A_SECOND
-    late = threading.Timer(seconds, _shut, [body._raw_stream])
-    late.daemon = True
-    late.start()
+    is_late = threading.Event()
+    timer = threading.Timer(seconds, _shut, [body._raw_stream, is_late])
+    timer.daemon = True
+    timer.start()
     try:
         return body.read()
     except _FAILURES as error:
-        if late.finished.is_set():
+        if is_late.is_set():
             raise _Unfit(f"an object took longer than {seconds:.0f} seconds") from error
         raise
     finally:
-        late.cancel()
+        timer.cancel()
 
 
-def _shut(stream: Any) -> None:
+def _shut(stream: Any, is_late: threading.Event) -> None:
     """Ends a read() of another thread, which itself knows only the silence between two bytes."""
+    is_late.set()  # before it ends: the other thread asks at once
     with suppress(ValueError, RuntimeError, OSError):  # it has just ended by itself
         stream.shutdown()
 
