@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
+import uuid
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,16 @@ from tests.databases import DatabaseUrls, fetch, run
 from tests.functional.places import ROOT, Place
 
 from tiebreak.cli import exits
-from tiebreak.cli.session import Session, act
+from tiebreak.cli.session import Session, act, look
+from tiebreak.decisions.replay import Cause, replay
+from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.ingest.simulator import Simulation, simulate
 from tiebreak.registry.proposals import propose
+from tiebreak.store import reading
 from tiebreak.training.fit import FAMILIES
 
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 START = END - timedelta(days=400)
-SECRET = "a-marker-of-personal-data"
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +256,95 @@ def test_one_decision_replays(place: Place, live: tuple[Path, list[dict[str, Any
     for unknown in ("nothing", decision_id.replace(decision_id[-4:], "0000")):
         assert place.json("replay", "--id", unknown, code=4)["error"]["code"] == "unknown_decision"
     assert place.json("replay", "--all", "--sample", 3, code=3)["error"]["code"] == "invalid_input"
+
+
+def replayed_as(place: Place, decision_id: str, **columns: Any) -> tuple[Cause, tuple[str, ...]]:
+    """How the decision replays where it is stored with these columns instead of its own."""
+
+    async def work(session: Session) -> tuple[Cause, tuple[str, ...]]:
+        decision = await reading.decision(session.db, uuid.UUID(decision_id))
+        assert decision is not None
+        key = (decision["workflow"], decision["ticket_id"], decision["revision"])
+        ticket = await reading.ticket(session.db, *key)
+        assert ticket is not None
+        changed = {name: change(decision[name]) for name, change in columns.items()}
+
+        async def one() -> AsyncGenerator[list[tuple[Any, Any]]]:
+            yield [({**decision, "fingerprint": "another engine", **changed}, ticket)]
+
+        report = await replay(one(), session.library())
+        (cause,) = report.counts
+        return cause, next((each.columns for each in report.unexpected), ())
+
+    with patch.dict(os.environ, place.environment, clear=True):
+        return look(work)
+
+
+def nudged(by: float) -> Callable[[Any], Any]:
+    """Adds to a float, to the last float of bytes, or to every float among the values of rules."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value[:-8] + struct.pack("<d", struct.unpack("<d", value[-8:])[0] + by)
+        if isinstance(value, str):
+            fired = json.loads(value)
+            for rule in fired:
+                for name, each in rule["values"].items():
+                    if isinstance(each, float):
+                        rule["values"][name] = each + by
+            return json.dumps(fired)
+        return value + by
+
+    return change
+
+
+FLOATS = ("margin", "score", "base_value", "contributions", "fired")
+EXACTLY: dict[str, Callable[[Any], Any]] = {
+    "band": lambda band: (band + 1) % 4,
+    "rules_band": lambda band: (band + 1) % 4,
+    "model_band": lambda band: (band + 1) % 4,
+    "hard_floor": lambda floor: 3 if floor is None else None,
+    "route": lambda route: "auto" if route == "review" else "review",
+    "route_reason": lambda reason: "agreed" if reason == "distance" else "distance",
+    "is_tie": lambda is_tie: not is_tie,
+    "review_probability": nudged(1e-9),
+    "rules_points": lambda points: points + 1,
+    "errors": lambda _: '[{"where": "rule x", "code": "overflow"}]',
+    "fired": lambda fired: json.dumps([*json.loads(fired), {"rule": "x", "values": {}}]),
+    "contributions": lambda found: found[:-8],
+    "score": lambda _: None,
+}
+
+
+@pytest.fixture(scope="module")
+def with_floats(live: tuple[Path, list[dict[str, Any]]]) -> str:
+    """A decision one of whose rules read a float."""
+    return next(
+        decision["decision_id"]
+        for decision in live[1]
+        for rule in decision["rules"]["fired"]
+        if any(isinstance(value, float) for value in rule["values"].values())
+    )
+
+
+@pytest.mark.parametrize("column", FLOATS)
+def test_another_engine_is_the_cause_where_floats_differ_by_little(
+    place: Place, with_floats: str, column: str
+) -> None:
+    little = replayed_as(place, with_floats, **{column: nudged(5e-7)})
+    assert little == (Cause.FINGERPRINT, ())
+    much = replayed_as(place, with_floats, **{column: nudged(2e-6)})
+    assert much == (Cause.DIFFERENT, (column,))
+    same_engine = {"fingerprint": lambda _: engine_fingerprint().hash, column: nudged(5e-7)}
+    assert replayed_as(place, with_floats, **same_engine) == (Cause.DIFFERENT, (column,))
+
+
+@pytest.mark.parametrize("column", EXACTLY)
+def test_another_engine_is_no_cause_of_anything_else(
+    place: Place, with_floats: str, column: str
+) -> None:
+    found = replayed_as(place, with_floats, **{column: EXACTLY[column]})
+    assert found == (Cause.DIFFERENT, (column,))
 
 
 @pytest.mark.usefixtures("live")
