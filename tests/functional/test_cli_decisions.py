@@ -28,7 +28,8 @@ from tiebreak.registry.proposals import propose
 from tiebreak.store import reading
 from tiebreak.training.fit import FAMILIES
 
-END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+END = MIDNIGHT - timedelta(days=31)  # of history; live tickets come after it
 START = END - timedelta(days=400)
 
 
@@ -71,15 +72,18 @@ TRAINING = (*BY_ANN, "--trees", 40, "--known-by", f"{END:%Y-%m-%d}")
 
 @pytest.fixture(scope="module")
 def live(place: Place, simulation: Simulation) -> tuple[Path, list[dict[str, Any]]]:
-    """A file of live tickets with a bad row in its middle, and the decisions on it."""
+    """A file of live tickets with two bad rows in its middle, and the decisions on it."""
     rows = simulation.opened_from(END).tickets.head(50).rows(named=True)
     lines = [json.dumps(row, default=_plain) for row in rows]
     lines[30] = json.dumps({"ticket_id": "bad", "opened_at": "yesterday", "depht_ft": 1})
+    lines[40] = json.dumps(rows[40] | {"opened_at": "2150-01-01T00:00:00Z"}, default=_plain)
     file = place.folder / "live.ndjson"
     file.write_text("\n".join(lines))
     told = place.process("decide", file, "--workflow", "locate", "--as", "ann")
-    assert (told["rows"], told["decided"], told["rejected"]) == (50, 49, 1)
-    assert json.loads(Path(told["rejects"]).read_text())["row"] == 31
+    assert (told["rows"], told["decided"], told["rejected"]) == (50, 48, 2)
+    rejects = [json.loads(line) for line in Path(told["rejects"]).read_text().splitlines()]
+    assert [each["row"] for each in rejects] == [31, 41]
+    assert [each["code"] for each in rejects[1]["problems"]] == ["opened_in_future"]
     return file, _decisions(told)
 
 
@@ -96,7 +100,7 @@ def test_decisions_of_a_file_are_scored_and_in_its_order(
 ) -> None:
     _, decisions = live
     order = simulation.opened_from(END).tickets.head(50)["ticket_id"].to_list()
-    assert [d["ticket_id"] for d in decisions] == order[:30] + order[31:]
+    assert [d["ticket_id"] for d in decisions] == order[:30] + order[31:40] + order[41:]
     assert {d["model"]["status"] for d in decisions} == {"scored"}
 
 
@@ -451,7 +455,7 @@ def test_tickets_are_decided_again_on_request(
     assert "decision 2" in out
 
     replayed = place.json("replay", "--all")
-    assert sum(replayed["causes"].values()) >= 49 + 1 + left
+    assert sum(replayed["causes"].values()) >= 48 + 1 + left
     assert replayed["causes"].keys() <= {"identical", "erased"}
     assert place.json("audit", "verify")["intact"]
     journal = place.json("audit", "list", "--action", "tickets.decided_again")["entries"]
