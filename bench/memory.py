@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 
 import psutil
+
+from tiebreak.embedded.stack import Services
 
 EVERY_SECONDS = 2.0  # looking costs what is measured: it walks the page tables
 MIB = 1 << 20
@@ -47,6 +50,12 @@ def watched(*pids: int) -> Generator[Peak]:
     finally:
         over.set()
         thread.join()
+
+
+def database_pids(services: Services) -> tuple[int, int]:
+    """Whom to watch where this process works with its own PostgreSQL: both."""
+    assert services.postgres is not None
+    return os.getpid(), services.postgres.pid
 
 
 def _families(pids: Iterable[int]) -> set[psutil.Process]:

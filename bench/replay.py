@@ -11,11 +11,12 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.load import Load
 from bench.load import run as send
-from bench.memory import watched
+from bench.memory import database_pids, watched
 from bench.stack import tiebreak, up
 from bench.stage import Stage, stage
 from tiebreak.cli.session import Session, opened
@@ -34,36 +35,52 @@ def run() -> dict[str, Any]:
     """Decisions a second of both, and the share that was identical."""
     staged = stage()
     _decide_some(staged)
-    with stack(Settings(data_dir=staged.data_dir)) as services, watched(os.getpid()) as peak:
-        whole, whole_seconds, single, single_seconds = asyncio.run(_measure(services))
-    ours = whole.total / whole_seconds
-    other = single.total / single_seconds
+    with stack(Settings(data_dir=staged.data_dir)) as services:
+        whole, single = asyncio.run(_measure(services))
+    ours, other = whole.per_second, single.per_second
     return {
         "tiebreak": {
-            "decisions": whole.total,
+            "decisions": whole.report.total,
             "decisions_per_second": round(ours, 1),
-            "peak_memory_mib": peak.mib,
+            "peak_memory_mib": whole.peak_mib,
         },
-        "identical": whole.counts[Cause.IDENTICAL] / whole.total,
+        "identical": whole.report.counts[Cause.IDENTICAL] / whole.report.total,
         "alternative": {
             "name": "the same decisions one at a time",
-            "decisions": single.total,
+            "decisions": single.report.total,
             "decisions_per_second": round(other, 1),
+            "peak_memory_mib": single.peak_mib,
         },
         "ratio": round(ours / other, 2),
     }
 
 
-async def _measure(services: Services) -> tuple[ReplayReport, float, ReplayReport, float]:
+@dataclass(frozen=True)
+class Run:
+    """What a replay found, how long it took, and the memory of it and of Postgres."""
+
+    report: ReplayReport
+    seconds: float
+    peak_mib: float
+
+    @property
+    def per_second(self) -> float:
+        return self.report.total / self.seconds
+
+
+async def _measure(services: Services) -> tuple[Run, Run]:
     async with opened(services, "") as session:
         library = session.library()
         await replay(reading.pairs(session.db, sample=100), library)  # loads and compiles
-        begun = time.monotonic()
-        whole = await replay(reading.pairs(session.db), library)
-        whole_seconds = time.monotonic() - begun
-        begun = time.monotonic()
-        single = await replay(_singly(session), library)
-        return whole, whole_seconds, single, time.monotonic() - begun
+
+        async def timed(pairs: Pairs) -> Run:
+            with watched(*database_pids(services)) as peak:
+                begun = time.monotonic()
+                report = await replay(pairs, library)
+                seconds = time.monotonic() - begun
+            return Run(report, seconds, peak.mib)
+
+        return await timed(reading.pairs(session.db)), await timed(_singly(session))
 
 
 async def _singly(session: Session) -> Pairs:

@@ -42,7 +42,7 @@ def run() -> dict[str, Any]:
     alternative: list[float] = []
     for _ in range(REPEATS):
         begun = time.monotonic()
-        with bare(staged, workers):
+        with bare(staged, workers) as (_, pid), watched(pid) as bare_peak:
             alternative.append(round(time.monotonic() - begun, 2))
     return {
         "workers": workers,
@@ -54,6 +54,7 @@ def run() -> dict[str, Any]:
         "alternative": {
             "name": "FastAPI + XGBoost predict, no store",
             "warm_seconds": min(alternative),
+            "peak_memory_mib": bare_peak.mib,
         },
         "ratio": round(min(alternative) / min(warm), 3),
     }

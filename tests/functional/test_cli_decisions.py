@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
+import uuid
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,17 @@ from tests.databases import DatabaseUrls, fetch, run
 from tests.functional.places import ROOT, Place
 
 from tiebreak.cli import exits
-from tiebreak.cli.session import Session, act
+from tiebreak.cli.session import Session, act, look
+from tiebreak.decisions.replay import Cause, replay
+from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.ingest.simulator import Simulation, simulate
 from tiebreak.registry.proposals import propose
+from tiebreak.store import reading
 from tiebreak.training.fit import FAMILIES
 
-END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+END = MIDNIGHT - timedelta(days=31)  # of history; live tickets come after it
 START = END - timedelta(days=400)
-SECRET = "a-marker-of-personal-data"
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +72,18 @@ TRAINING = (*BY_ANN, "--trees", 40, "--known-by", f"{END:%Y-%m-%d}")
 
 @pytest.fixture(scope="module")
 def live(place: Place, simulation: Simulation) -> tuple[Path, list[dict[str, Any]]]:
-    """A file of live tickets with a bad row in its middle, and the decisions on it."""
+    """A file of live tickets with two bad rows in its middle, and the decisions on it."""
     rows = simulation.opened_from(END).tickets.head(50).rows(named=True)
     lines = [json.dumps(row, default=_plain) for row in rows]
     lines[30] = json.dumps({"ticket_id": "bad", "opened_at": "yesterday", "depht_ft": 1})
+    lines[40] = json.dumps(rows[40] | {"opened_at": "2150-01-01T00:00:00Z"}, default=_plain)
     file = place.folder / "live.ndjson"
     file.write_text("\n".join(lines))
     told = place.process("decide", file, "--workflow", "locate", "--as", "ann")
-    assert (told["rows"], told["decided"], told["rejected"]) == (50, 49, 1)
-    assert json.loads(Path(told["rejects"]).read_text())["row"] == 31
+    assert (told["rows"], told["decided"], told["rejected"]) == (50, 48, 2)
+    rejects = [json.loads(line) for line in Path(told["rejects"]).read_text().splitlines()]
+    assert [each["row"] for each in rejects] == [31, 41]
+    assert [each["code"] for each in rejects[1]["problems"]] == ["opened_in_future"]
     return file, _decisions(told)
 
 
@@ -91,7 +100,7 @@ def test_decisions_of_a_file_are_scored_and_in_its_order(
 ) -> None:
     _, decisions = live
     order = simulation.opened_from(END).tickets.head(50)["ticket_id"].to_list()
-    assert [d["ticket_id"] for d in decisions] == order[:30] + order[31:]
+    assert [d["ticket_id"] for d in decisions] == order[:30] + order[31:40] + order[41:]
     assert {d["model"]["status"] for d in decisions} == {"scored"}
 
 
@@ -253,6 +262,95 @@ def test_one_decision_replays(place: Place, live: tuple[Path, list[dict[str, Any
     assert place.json("replay", "--all", "--sample", 3, code=3)["error"]["code"] == "invalid_input"
 
 
+def replayed_as(place: Place, decision_id: str, **columns: Any) -> tuple[Cause, tuple[str, ...]]:
+    """How the decision replays where it is stored with these columns instead of its own."""
+
+    async def work(session: Session) -> tuple[Cause, tuple[str, ...]]:
+        decision = await reading.decision(session.db, uuid.UUID(decision_id))
+        assert decision is not None
+        key = (decision["workflow"], decision["ticket_id"], decision["revision"])
+        ticket = await reading.ticket(session.db, *key)
+        assert ticket is not None
+        changed = {name: change(decision[name]) for name, change in columns.items()}
+
+        async def one() -> AsyncGenerator[list[tuple[Any, Any]]]:
+            yield [({**decision, "fingerprint": "another engine", **changed}, ticket)]
+
+        report = await replay(one(), session.library())
+        (cause,) = report.counts
+        return cause, next((each.columns for each in report.unexpected), ())
+
+    with patch.dict(os.environ, place.environment, clear=True):
+        return look(work)
+
+
+def nudged(by: float) -> Callable[[Any], Any]:
+    """Adds to a float, to the last float of bytes, or to every float among the values of rules."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value[:-8] + struct.pack("<d", struct.unpack("<d", value[-8:])[0] + by)
+        if isinstance(value, str):
+            fired = json.loads(value)
+            for rule in fired:
+                for name, each in rule["values"].items():
+                    if isinstance(each, float):
+                        rule["values"][name] = each + by
+            return json.dumps(fired)
+        return value + by
+
+    return change
+
+
+FLOATS = ("margin", "score", "base_value", "contributions", "fired")
+EXACTLY: dict[str, Callable[[Any], Any]] = {
+    "band": lambda band: (band + 1) % 4,
+    "rules_band": lambda band: (band + 1) % 4,
+    "model_band": lambda band: (band + 1) % 4,
+    "hard_floor": lambda floor: 3 if floor is None else None,
+    "route": lambda route: "auto" if route == "review" else "review",
+    "route_reason": lambda reason: "agreed" if reason == "distance" else "distance",
+    "is_tie": lambda is_tie: not is_tie,
+    "review_probability": nudged(1e-9),
+    "rules_points": lambda points: points + 1,
+    "errors": lambda _: '[{"where": "rule x", "code": "overflow"}]',
+    "fired": lambda fired: json.dumps([*json.loads(fired), {"rule": "x", "values": {}}]),
+    "contributions": lambda found: found[:-8],
+    "score": lambda _: None,
+}
+
+
+@pytest.fixture(scope="module")
+def with_floats(live: tuple[Path, list[dict[str, Any]]]) -> str:
+    """A decision one of whose rules read a float."""
+    return next(
+        decision["decision_id"]
+        for decision in live[1]
+        for rule in decision["rules"]["fired"]
+        if any(isinstance(value, float) for value in rule["values"].values())
+    )
+
+
+@pytest.mark.parametrize("column", FLOATS)
+def test_another_engine_is_the_cause_where_floats_differ_by_little(
+    place: Place, with_floats: str, column: str
+) -> None:
+    little = replayed_as(place, with_floats, **{column: nudged(5e-7)})
+    assert little == (Cause.FINGERPRINT, ())
+    much = replayed_as(place, with_floats, **{column: nudged(2e-6)})
+    assert much == (Cause.DIFFERENT, (column,))
+    same_engine = {"fingerprint": lambda _: engine_fingerprint().hash, column: nudged(5e-7)}
+    assert replayed_as(place, with_floats, **same_engine) == (Cause.DIFFERENT, (column,))
+
+
+@pytest.mark.parametrize("column", EXACTLY)
+def test_another_engine_is_no_cause_of_anything_else(
+    place: Place, with_floats: str, column: str
+) -> None:
+    found = replayed_as(place, with_floats, **{column: EXACTLY[column]})
+    assert found == (Cause.DIFFERENT, (column,))
+
+
 @pytest.mark.usefixtures("live")
 def test_the_trail_is_intact(place: Place) -> None:
     assert place.json("audit", "checkpoint")["checkpoint"].endswith(".json")
@@ -357,7 +455,7 @@ def test_tickets_are_decided_again_on_request(
     assert "decision 2" in out
 
     replayed = place.json("replay", "--all")
-    assert sum(replayed["causes"].values()) >= 49 + 1 + left
+    assert sum(replayed["causes"].values()) >= 48 + 1 + left
     assert replayed["causes"].keys() <= {"identical", "erased"}
     assert place.json("audit", "verify")["intact"]
     journal = place.json("audit", "list", "--action", "tickets.decided_again")["entries"]

@@ -49,6 +49,7 @@ def test_bad_lines_do_not_sink_the_good_ones(site: Site) -> None:
         b"\n",
         line("big", remarks="x" * 250_000),
         line("wrong", cost="x"),
+        line("future", opened_at="2150-01-01T00:00:00Z"),
         b"null\n",
         line("good2").rstrip(b"\n"),
     ]
@@ -60,9 +61,11 @@ def test_bad_lines_do_not_sink_the_good_ones(site: Site) -> None:
         (5, 413),
         (6, 422),
         (7, 422),
-        (8, 200),
+        (8, 422),
+        (9, 200),
     ]
     assert found[4]["error"]["problems"][0]["where"] == "fields.cost"
+    assert found[5]["error"]["code"] == "opened_in_future"
     assert listed(site) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -123,6 +124,19 @@ def test_bodies_that_are_no_tickets(
 def test_wrong_fields_are_named(site: Site, fields: dict[str, Any], where: str) -> None:
     told = problem(site.client().post(PATH, json=body(**fields)), 422, "invalid_input")
     assert [item["where"] for item in told["problems"]] == [where]
+
+
+def test_a_ticket_from_the_future_is_refused(site: Site) -> None:
+    """Another clock or zone may be a day ahead of ours; other times may lie anywhere."""
+    client, now = site.client(), datetime.now(UTC)
+    soon, due = (now + timedelta(hours=23)).isoformat(), "2199-12-31"
+    assert client.post(PATH, json=body(opened_at=soon, due_on=due)).status_code == 200
+    for late in ("2150-01-01T00:00:00Z", (now + timedelta(hours=25)).isoformat()):
+        told = problem(client.post(PATH, json=body(opened_at=late)), 422, "opened_in_future")
+        assert told["fields"] == {"field": "opened_at"}
+        assert told["hint"]
+    history = client.get("/v1/workflows/repairs/tickets/t1").json()
+    assert [each["revision"] for each in history["revisions"]] == [1]
 
 
 def test_all_mistakes_come_at_once(site: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import make_bundle
-from tiebreak.bundles.signing import BundleKeys
+from tiebreak.bundles.signing import BundleKeys, payload_of, sign, signed_by
 from tiebreak.core.model import Model
 from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import RowFeature
@@ -46,6 +46,7 @@ SCORED = REPAIRS.model_copy(
 )
 START = datetime(2025, 1, 1, tzinfo=UTC)
 ROWS = 4000
+FORGED = b"a key that nobody has given out."
 
 
 @pytest.fixture(scope="module")
@@ -161,20 +162,49 @@ def test_the_words_of_an_erased_ticket_are_gone(
         }
 
 
-def test_an_altered_bundle_leaves_the_rules_to_decide(
-    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, parts: Mapping[str, bytes]
+def forged(data: bytes, key_id: str) -> bytes:
+    return sign(payload_of(data), BundleKeys({key_id: FORGED}, key_id))
+
+
+SPOILT: Mapping[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "missing": ("bundle_missing", lambda _: None),
+    "empty": ("bundle_length_wrong", lambda _: b""),
+    "cut off": ("bundle_length_wrong", lambda data: data[:-1]),
+    "altered": ("bundle_altered", lambda data: data[:-200] + b"\0" + data[-199:]),
+    "unsigned": ("bundle_unsigned", payload_of),
+    "of no signature": ("bundle_altered", lambda data: data[:36] + bytes(32) + data[68:]),
+    "of a forger": (
+        "bundle_altered",
+        lambda data: forged(data, signed_by(data)[0]),
+    ),
+    "of an unknown key": (
+        "bundle_key_unknown",
+        lambda data: forged(data, "unknown"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "spoil"), SPOILT.values(), ids=SPOILT.keys())
+def test_a_bundle_that_does_not_load_leaves_the_rules_to_decide(
+    database_urls: DatabaseUrls,
+    keyring: Keyring,
+    tmp_path: Path,
+    parts: Mapping[str, bytes],
+    code: str,
+    spoil: Callable[[bytes], bytes | None],
 ) -> None:
     digest = stored(parts, keyring, tmp_path)
     (bundle,) = (p for p in (tmp_path / "artifacts").rglob("*") if p.is_file())
-    data = bytearray(bundle.read_bytes())
-    data[-200] ^= 1
-    bundle.chmod(0o600)
-    bundle.write_bytes(data)
+    spoilt = spoil(bundle.read_bytes())
+    bundle.unlink()
+    if spoilt is not None:
+        bundle.write_bytes(spoilt)
     tokens = prepare(database_urls, keyring, workflow=SCORED, bundle_digest=digest)
     headers = {"Authorization": f"Bearer {tokens[Role.ADMIN]}"}
     with serving(settings_for(database_urls, tmp_path), keyring) as (url, _):
         ready = httpx.get(url + "/readyz")
         assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert [each["code"] for each in ready.json()["problems"]] == [code]
         answer = httpx.post(
             f"{url}/v1/workflows/repairs/decisions", json=ticket("t", urgent=True), headers=headers
         ).json()

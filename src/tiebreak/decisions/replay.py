@@ -11,36 +11,45 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+import orjson
+
 from tiebreak.core.decide import decide_stored
 from tiebreak.core.policy import Policy
 from tiebreak.core.stored import StoredTicket
 from tiebreak.core.tickets import ticket_schema
-from tiebreak.decisions.rows import Row, decision_rows, is_standing_in, standing_in
+from tiebreak.decisions.rows import (
+    Row,
+    contributions_of,
+    decision_rows,
+    is_standing_in,
+    standing_in,
+)
 from tiebreak.errors import Problem, TiebreakError
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import LoadedPolicy, PolicyLibrary
 
 SCORE_TOLERANCE = 1e-6  # between engine fingerprints
-BANDS = ("band", "rules_band", "model_band", "route", "hard_floor")
 SCORES = ("margin", "score", "base_value")
-COMPARED = (
-    *BANDS,
-    *SCORES,
+EXACT = (  # on every engine
+    "band",
+    "rules_band",
+    "model_band",
+    "hard_floor",
+    "route",
     "route_reason",
     "is_tie",
     "review_probability",
     "rules_points",
-    "fired",
-    "contributions",
     "errors",
 )
+COMPARED = (*EXACT, *SCORES, "contributions", "fired")
 
 
 class Cause(StrEnum):
     """How a replay ended."""
 
     IDENTICAL = "identical"
-    FINGERPRINT = "fingerprint"  # other engine; bands equal and scores within 1e-6
+    FINGERPRINT = "fingerprint"  # other engine; only floats differ, by 1e-6 at most
     ERASED = "erased"
     POLICY_MISSING = "policy_missing"
     BUNDLE_MISSING = "bundle_missing"
@@ -157,13 +166,30 @@ def _compare(then: Row, now: Row) -> Replayed:
 
 
 def _is_close(then: Row, now: Row) -> bool:
-    if any(then[name] != now[name] for name in BANDS):
-        return False
-    scores = [(then[name], now[name]) for name in SCORES]
-    return all(
-        a == b or (a is not None and b is not None and abs(a - b) <= SCORE_TOLERANCE)
-        for a, b in scores
+    """Whether only floats differ, none by more than SCORE_TOLERANCE."""
+    return (
+        all(then[name] == now[name] for name in EXACT)
+        and all(_are_close(then[name], now[name]) for name in SCORES)
+        and _are_close(_contributions(then), _contributions(now))
+        and _are_close(orjson.loads(then["fired"]), orjson.loads(now["fired"]))
     )
+
+
+def _contributions(row: Row) -> list[float] | None:
+    return None if row["contributions"] is None else contributions_of(row).tolist()
+
+
+def _are_close(a: Any, b: Any) -> bool:
+    """Whether two plain values are equal but for floats in them."""
+    match a, b:
+        case float(), float():
+            return abs(a - b) <= SCORE_TOLERANCE
+        case dict(), dict():
+            return a.keys() == b.keys() and all(_are_close(a[key], b[key]) for key in a)
+        case list(), list():
+            return len(a) == len(b) and all(map(_are_close, a, b))
+        case _:
+            return a == b
 
 
 def _replayed(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ from tiebreak.decisions.batcher import Batcher, Pending
 from tiebreak.decisions.listening import Listener
 from tiebreak.decisions.serving import Serving
 from tiebreak.decisions.upkeep import Upkeep
-from tiebreak.errors import Problem, TiebreakError, Unavailable
+from tiebreak.errors import InvalidInput, Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 BULK = 2_000  # imported tickets decided and sealed at once
 REFRESH_SECONDS = 0.5  # at the latest, should nothing be heard
+MAX_AHEAD = timedelta(days=1)  # of our clock, by a sender's clock or a day read in another zone
 RECOVER_EVERY_SECONDS = 15.0  # what was admitted since the last time is still being decided
 
 
@@ -42,6 +43,12 @@ class KeepingFailed(Unavailable):
     """What is in production could not be followed; it is tried again."""
 
     code = "keeping_failed"
+
+
+class OpenedInFuture(InvalidInput):
+    """The ticket says that it was opened later than now."""
+
+    code = "opened_in_future"
 
 
 class Starting(Unavailable):
@@ -108,10 +115,12 @@ class DecisionService:
     ) -> dict[str, Any]:
         """Decide one ticket; returns once the decision is durable.
 
-        Raises `Overloaded`, `NotInProduction`, `RevisionConflict`, `DatabaseUnavailable`, and
-        `TimeoutError` when it takes longer; the ticket may be decided all the same.
+        Raises `Overloaded`, `NotInProduction`, `OpenedInFuture`, `RevisionConflict`,
+        `DatabaseUnavailable`, and `TimeoutError` when it takes longer; the ticket may be decided
+        all the same.
         """
         pending = Pending(submission, actor)
+        _check_opened(self._get(workflow).policy.workflow.time, pending)
         self._batcher(workflow).submit(pending)
         if timeout_seconds is None:
             return await pending.answer
@@ -289,3 +298,14 @@ class DecisionService:
             if count:
                 log.info("recovered", workflow=workflow, decisions=count)
         self._recovered_at = now
+
+
+def _check_opened(time: str, pending: Pending) -> None:
+    """Raises `OpenedInFuture`; history, drift and training would believe such a time."""
+    opened_at = pending.submission.values.get(time)
+    if opened_at is not None and opened_at > pending.received_at + MAX_AHEAD:
+        raise OpenedInFuture(
+            f"`{time}` lies more than a day ahead of now.",
+            hint="Correct the time, or the clock that it came from.",
+            field=time,
+        )
