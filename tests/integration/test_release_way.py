@@ -23,6 +23,7 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.backtest.evidence import Backtest
+from tiebreak.backtest.finished import UnsealedBacktest
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
@@ -145,6 +146,27 @@ async def test_a_backtest_is_of_exactly_this_policy_against_production(room: Roo
     await room.put(room.c)
     with pytest.raises(ways.BacktestOfAnother, match="another policy than the one in production"):
         await ways.propose(office, room.b, mine, author="ann", reason="test")
+
+
+async def test_a_backtest_that_nobody_ran_is_no_evidence(room: Room) -> None:
+    """Whoever may write its folder can make a file whose id is the hash of what it says."""
+    office = room.office
+    forged = await releases.backtest_of(office, room.b, is_noted=False)
+    with pytest.raises(UnsealedBacktest, match="No sealed entry") as caught:
+        await ways.propose(office, room.b, forged, author="ann", reason="test")
+    assert (caught.value.code, caught.value.fields["backtest"]) == ("unsealed_backtest", forged.id)
+    assert "tiebreak backtest run" in caught.value.hint
+    # Nor does an entry help that the application's password wrote.
+    await office.db.pool.execute(_FORGED_ENTRY, f"{NAME}/{room.b.hash}", forged.id)
+    with pytest.raises(UnsealedBacktest):
+        await ways.propose(office, room.b, forged, author="ann", reason="test")
+    assert await ways.releases(office.db, NAME) == []
+    old = await releases.proposed(office, room.b)
+    await room.put(room.c)
+    forged = await releases.backtest_of(office, room.b, is_noted=False)
+    with pytest.raises(UnsealedBacktest):
+        await ways.rebase(office, old.release_id, forged, author="ann", reason="test")
+    assert (await ways.get(office.db, old.release_id)).state is State.DRAFT
 
 
 async def test_what_does_not_build_is_not_proposed(room: Room) -> None:
@@ -706,3 +728,13 @@ async def test_without_anything_heard_it_is_looked_for(
         assert await in_force(service, strict.hash) < 2
     finally:
         await service.drain()
+
+
+# As if the seal of another entry were this one's.
+_FORGED_ENTRY = """
+    INSERT INTO system_audit (
+        audit_id, at, actor, action, subject, detail, salt, lane, seal_seq, seal_position)
+    SELECT gen_random_uuid(), now(), 'ann', 'backtest.finished', $1::text,
+        json_build_object('backtest', $2::text)::text, salt, lane, seal_seq, seal_position
+    FROM system_audit LIMIT 1
+"""

@@ -12,6 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from tiebreak.backtest.evidence import AlteredBacktest, Evidence, NoSuchBacktest
+from tiebreak.backtest.finished import UnsealedBacktest, check_sealed
 from tiebreak.core.policy import Policy
 from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.workflow import Workflow
@@ -85,7 +86,7 @@ async def gather(
         _slices(db, columns, plan, candidate.workflow, production),
         _again(sampler, sides, columns, candidate, production),
     )
-    backtest, problem = _backtest(evidence, release, before)
+    backtest, problem = await _backtest(office, evidence, release, before)
     return Gathered(
         stage=stage,
         plan=plan,
@@ -183,14 +184,17 @@ async def _slices(
     return {field: read.get(field, {}) for field in named}
 
 
-def _backtest(
-    evidence: Evidence, release: Release, production: str | None
+async def _backtest(
+    office: Office, evidence: Evidence, release: Release, production: str | None
 ) -> tuple[dict[str, Any] | None, str]:
     """What the release's backtest found, or why it is no evidence."""
     try:
-        found = evidence.get(release.backtest_id).evidence
-    except (NoSuchBacktest, AlteredBacktest) as error:
+        made = await asyncio.to_thread(evidence.get, release.backtest_id)
+        async with office.db.connection() as conn:
+            await check_sealed(conn, office.keyring, made)
+    except (NoSuchBacktest, AlteredBacktest, UnsealedBacktest) as error:
         return None, f"Backtest {release.backtest_id[:12]}: {error.message}"
+    found = made.evidence
     if found["policy_hash"] != release.policy_hash:
         return None, "The backtest is of another policy."
     if found["baseline"]["production"] != production:
