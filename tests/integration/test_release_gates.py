@@ -330,6 +330,22 @@ async def test_a_backtest_must_be_there_and_within_its_limits(world: World, soun
         assert gate(await evaluated(world, release), "backtest").verdict is verdict, name
 
 
+async def test_a_backtest_without_its_seal_is_no_evidence(
+    world: World, sound: str, module_database_urls: DatabaseUrls
+) -> None:
+    figures = {**BACKTEST["figures"], "tickets": 2_001}
+    release = await world.proposed(sound, backtest={**BACKTEST, "figures": figures})
+    assert gate(await evaluated(world, release), "backtest").verdict is Verdict.PASS
+    edit = f"""
+        UPDATE system_audit SET at = at + interval '1 second'
+        WHERE detail::json ->> 'backtest' = '{release.backtest_id}'
+    """
+    await execute(module_database_urls.admin, "SET session_replication_role = replica", edit)
+    result = gate(await evaluated(world, release), "backtest")
+    assert result.verdict is Verdict.NO_EVIDENCE
+    assert "No sealed entry" in result.sentence
+
+
 async def test_rules_of_another_version_are_gated_by_bands(world: World) -> None:
     release = await world.proposed(None, LEAKY)
     await world.shadow(release)

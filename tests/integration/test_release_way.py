@@ -436,6 +436,37 @@ async def test_going_back_takes_two_and_what_was_there(room: Room) -> None:
     assert (await ways.get(office.db, release)).state is State.PRODUCTION
 
 
+async def test_what_a_demotion_took_out_comes_back_by_two_persons_alone(room: Room) -> None:
+    office = room.office
+    one: dict[str, Any] = {"author": "ann", "reason": "wrong"}
+    two = {**one, "approver": "bob"}
+    await room.put(room.b)
+    await room.put(room.c)
+
+    async def demoted(seq: int) -> str:
+        return (await demote(office, NAME, Target.PREVIOUS, seq=seq, **one)).policy_hash
+
+    assert [await demoted(3), await demoted(4)] == [room.b.hash, room.a.hash]
+    await rollback(office, NAME, room.c.hash, seq=5, **two)
+    assert await demoted(6) == room.a.hash  # past b, which was demoted
+    await rollback(office, NAME, room.b.hash, seq=7, **two)
+    await rollback(office, NAME, room.c.hash, seq=8, **two)
+    assert await demoted(9) == room.b.hash  # two persons put it back
+
+
+async def test_a_model_demoted_to_its_rules_does_not_come_back_by_one_person(room: Room) -> None:
+    named = WORKFLOW.model_copy(update={"name": "others"})
+    await versions.load(room.office.lane, named, RuleSet(), author="ann", reason="test")
+    harmful = PolicyParts("others", named.version, RuleSet().version, "0" * 64)
+    lane, one = room.office.lane, {"author": "ann", "reason": "wrong"}
+    await records.install(lane, KEYRING, harmful, author="ann", approver="bob", reason="test")
+    rules = await demote(room.office, "others", Target.RULES, seq=1, **one)
+    with pytest.raises(NothingBefore):
+        await demote(room.office, "others", Target.PREVIOUS, seq=2, **one)
+    now = (await records.current(room.office.db, KEYRING))["others"]
+    assert now == rules
+
+
 async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> None:
     office = room.office
     one: dict[str, Any] = {"author": "ann", "reason": "wrong"}

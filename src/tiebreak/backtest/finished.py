@@ -1,6 +1,6 @@
 """Finished: the sealed word of the journal that a backtest was run and found what its file says.
 
-The id of a backtest is the hash of what it found, so that anybody who may write the folder can make a
+The id of a backtest is the hash of what it found, so anybody who may write the folder can make a
 file whose id is right. What the journal tells of it, only who has the seal key can write.
 """
 
@@ -43,8 +43,8 @@ async def check_sealed(conn: Connection, keyring: Keyring, backtest: Backtest) -
         if await is_genuine(conn, keyring, tables.system_audit, row):
             return
     raise UnsealedBacktest(
-        hint=f"Delete backtests/{backtest.id}.json from the data folder, find out who wrote it, and "
-        "run `tiebreak backtest run`.",
+        hint=f"Delete backtests/{backtest.id}.json from the data folder, find out who wrote it, "
+        "and run `tiebreak backtest run`.",
         backtest=backtest.id,
     )
 

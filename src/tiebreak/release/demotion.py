@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -58,7 +59,7 @@ class CountersignatureOverdue(Conflict):
 class Target(StrEnum):
     """What a demotion goes back to."""
 
-    PREVIOUS = "previous"  # the policy that was in production before this one first was
+    PREVIOUS = "previous"  # what was in production before this one first was, not demoted itself
     RULES = "rules"  # the rules of this policy, without its model
 
 
@@ -80,7 +81,8 @@ async def demote(
 ) -> ReleaseRecord:
     """Go back at once, by one person; `seq` is that of the record in production.
 
-    Where that record is forged, what was in production before it counts as the policy before.
+    Where that record is forged, what was in production before it counts as the policy before. What
+    a demotion took out does not come back by another one: that takes two persons.
     Raises `UnknownWorkflow`, `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy
     before needs another generation of the history log, and `IsInProduction` when rules decide alone
     already.
@@ -179,11 +181,26 @@ def late_signature(demotion: Demotion) -> Problem:
 
 
 def _before(known: Sequence[ReleaseRecord], seq: int) -> str | None:
-    """The policy before the one that the record `seq` names; `known` is genuine, newest first."""
+    """The policy before the one that the record `seq` names; `known` is genuine, newest first.
+
+    What a demotion took out is passed over.
+    """
     if not known or known[0].seq != seq:
         return _now(known)  # the newest is forged
     first = min(r.seq for r in known if r.policy_hash == known[0].policy_hash)
-    return next((r.policy_hash for r in known if r.seq < first), None)
+    out = _taken_out(known)
+    return next((r.policy_hash for r in known if r.seq < first and r.policy_hash not in out), None)
+
+
+def _taken_out(known: Sequence[ReleaseRecord]) -> set[str]:
+    """The policies that a demotion took out, and that no two persons have put back since."""
+    out = set[str]()
+    for before, record in pairwise(reversed(known)):
+        if record.kind is not Kind.DEMOTE:
+            out.discard(record.policy_hash)
+        elif before.policy_hash != record.policy_hash:  # else it superseded a forged record
+            out.add(before.policy_hash)
+    return out
 
 
 def _now(known: Sequence[ReleaseRecord]) -> str | None:
