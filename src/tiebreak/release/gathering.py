@@ -30,7 +30,7 @@ from tiebreak.release.gate_coverage import count_unscored, cover, read_times
 from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Missing
 from tiebreak.release.gate_sample import Sampler
 from tiebreak.release.gate_statistics import Compared, compare
-from tiebreak.release.gate_texts import Slices, read_slices, read_truth
+from tiebreak.release.gate_texts import Slices, label_problem, read_slices, read_truth
 from tiebreak.release.plans import production_of
 from tiebreak.release.releases import Office, Release
 from tiebreak.release.states import Kind, Stage
@@ -104,8 +104,9 @@ async def gather(
         missing=missing,
         backtest=backtest,
         backtest_problem=problem,
-        canary=await _canary(db, release, events),
-        reviewed=await _reviewed(db, pair),
+        canary=await _canary(db, release, events, known_by),
+        reviewed=await _reviewed(db, pair, known_by),
+        label_problem=label_problem(candidate.workflow.label),
         compared=compared,
         ranking=ranking,
         usable=usable,
@@ -202,8 +203,10 @@ async def _backtest(
     return dict(found), ""
 
 
-async def _canary(db: Database, release: Release, events: list[Event]) -> CanaryRun | None:
-    """The newest run of the canary."""
+async def _canary(
+    db: Database, release: Release, events: list[Event], known_by: datetime
+) -> CanaryRun | None:
+    """The newest run of the canary, on tickets until a moment."""
     starts = [place for place, e in enumerate(events) if e.kind is Kind.CANARY_STARTED]
     if not starts:
         return None
@@ -211,16 +214,17 @@ async def _canary(db: Database, release: Release, events: list[Event]) -> Canary
     is_finished = Kind.CANARY_FINISHED in since and Kind.CANARY_ROLLED_BACK not in since
     async with db.connection() as conn:
         begun = events[starts[-1]].at
-        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun)
+        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun, known_by)
     assert row is not None
     return CanaryRun(is_finished, row["decided"], row["failed"], row["below"])
 
 
-async def _reviewed(db: Database, pair: Pair) -> tuple[int, int]:
+async def _reviewed(db: Database, pair: Pair, known_by: datetime) -> tuple[int, int]:
     if pair.production is None:
         return 0, 0
     async with db.connection() as conn:
-        row = await conn.fetchrow(_REVIEWED, pair.workflow, pair.policy_hash, pair.production)
+        told = (pair.workflow, pair.policy_hash, pair.production, known_by)
+        row = await conn.fetchrow(_REVIEWED, *told)
     assert row is not None
     return row["judged"], row["agreeing"]
 
@@ -236,18 +240,20 @@ def hash_of(scored: Scored) -> str:
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
            count(*) FILTER (WHERE band < hard_floor) AS below
-    FROM decisions WHERE workflow = $1 AND policy_hash = $2 AND decided_at >= $3
+    FROM decisions
+    WHERE workflow = $1 AND policy_hash = $2 AND decided_at >= $3 AND as_of <= $4
 """
 _REVIEWED = """
     SELECT count(*) AS judged,
            count(*) FILTER (WHERE abs(f.band - s.band) < abs(f.band - d.band)) AS agreeing
     FROM (
         SELECT DISTINCT ON (workflow, ticket_id) workflow, ticket_id, band FROM ml_feedback
-        WHERE workflow = $1 ORDER BY workflow, ticket_id, ordinal DESC) f
+        WHERE workflow = $1 AND given_at <= $4
+        ORDER BY workflow, ticket_id, ordinal DESC) f
     JOIN ml_shadow_scores s ON s.workflow = f.workflow AND s.ticket_id = f.ticket_id
         AND s.policy_hash = $2
     JOIN decisions d ON d.as_of = s.as_of AND d.workflow = s.workflow
         AND d.ticket_id = s.ticket_id AND d.revision = s.revision AND d.policy_hash = $3
         AND d.ordinal = 1
-    WHERE s.band <> d.band
+    WHERE s.band <> d.band AND s.as_of <= $4
 """
