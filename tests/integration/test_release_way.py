@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 import pytest
+from structlog.testing import capture_logs
 from tests import releases
 from tests.databases import DatabaseUrls, execute
 from tests.functional.serving import REPAIRS, RULES, prepare, settings_for
@@ -32,6 +33,7 @@ from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.decisions import service as serving_service
 from tiebreak.decisions.listening import CHANNEL
 from tiebreak.decisions.service import DecisionService
+from tiebreak.embedded.candidates import Candidates
 from tiebreak.errors import TiebreakError
 from tiebreak.registry import canaries, records
 from tiebreak.registry.policies import Recipe, UnknownVersion
@@ -62,6 +64,7 @@ from tiebreak.release.demotion import (
     Target,
     countersign,
     demote,
+    note_overdue,
     overdue,
     unsigned,
 )
@@ -487,6 +490,11 @@ async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> N
     now = datetime.now(UTC)
     assert await overdue(office.db, now=now + timedelta(hours=23)) == []
     assert await overdue(office.db, now=now + timedelta(hours=25)) == waiting
+    assert await note_overdue(office, now=now + timedelta(hours=23)) == []
+    assert await note_overdue(office, now=now + timedelta(hours=25)) == waiting
+    assert await note_overdue(office, now=now + timedelta(hours=26)) == []  # once
+    late = ("system", "production.countersignature_overdue")
+    assert (await room.journal()).count(late) == len(waiting)
     with pytest.raises(OwnDemotion):
         await countersign(office, NAME, 4, signer="ann")
     with pytest.raises(NoSuchDemotion):
@@ -498,6 +506,21 @@ async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> N
     journal = await room.journal()
     assert ("bob", "production.countersigned") in journal
     assert journal.count(("ann", "production.demoted")) == 2
+
+
+async def test_a_late_signature_is_told_in_the_log_once(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiebreak.release.demotion.DUE", timedelta(0))
+    await room.put(room.b)
+    await demote(room.office, NAME, Target.PREVIOUS, seq=2, author="ann", reason="wrong")
+    candidates = Candidates(room.office.db, settings_for(room.urls, tmp_path), room.office)
+    with capture_logs() as told:
+        await candidates.guard()
+        await candidates.guard()
+    assert [(e["event"], e["log_level"], e["workflow"], e["seq"]) for e in told] == [
+        ("countersignature_overdue", "error", NAME, 3)
+    ]
 
 
 async def test_rules_alone_are_there_whatever_history_serves(room: Room) -> None:

@@ -17,6 +17,7 @@ from tiebreak.registry import records
 from tiebreak.registry.records import Kind, ProductionMoved, ReleaseRecord
 from tiebreak.release import promotion
 from tiebreak.release.releases import Office
+from tiebreak.release.shadow import SYSTEM
 from tiebreak.store import tables
 from tiebreak.store.addresses import parts_of
 from tiebreak.store.database import Database
@@ -24,6 +25,7 @@ from tiebreak.store.unit import Unit
 from tiebreak.workflows import versions
 
 DUE: Final = timedelta(hours=24)
+OVERDUE: Final = "production.countersignature_overdue"
 
 
 class NothingBefore(Conflict):
@@ -168,6 +170,19 @@ async def overdue(db: Database, *, now: datetime) -> list[Demotion]:
     return [demotion for demotion in await unsigned(db) if demotion.due_at < now]
 
 
+async def note_overdue(office: Office, *, now: datetime) -> list[Demotion]:
+    """Note each late signature in the journal, once; those that are noted now, oldest first."""
+    noted: list[Demotion] = []
+    for late in await overdue(office.db, now=now):
+        subject = f"{late.workflow}/{late.policy_hash}"
+        async with office.lane.unit() as unit:
+            await records.lock(unit, late.workflow)
+            if not await unit.conn.fetchval(_IS_NOTED, OVERDUE, subject, late.seq):
+                unit.note(SYSTEM, OVERDUE, subject, {"seq": late.seq, "author": late.author})
+                noted.append(late)
+    return noted
+
+
 def late_signature(demotion: Demotion) -> Problem:
     """What to tell of a demotion whose second signature is late."""
     workflow = demotion.workflow
@@ -215,6 +230,11 @@ async def _parts(unit: Unit, policy_hash: str) -> PolicyParts:
 _NAMED = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"
 _POLICY = "SELECT * FROM policies WHERE policy_hash = $1"
+_IS_NOTED = """
+    SELECT EXISTS (
+        SELECT FROM system_audit
+        WHERE action = $1 AND subject = $2 AND (detail::json ->> 'seq')::int = $3)
+"""
 _DEMOTION = """
     SELECT r.author, r.policy_hash, EXISTS (
         SELECT FROM release_countersignatures s
