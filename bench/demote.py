@@ -1,7 +1,9 @@
-"""Seconds from the return of a demotion to the last decision by the demoted policy, under load.
+"""Seconds from the call of a demotion to the last word of the demoted policy, under load.
 
-Both policies have the model of 300 trees; two workers decide under load. Each trial puts the
-changed policy into production, waits until all follow, and demotes it over HTTP.
+The clock starts before the call is sent, and stops when the last decision by that policy was
+stamped or the last answer by it reached a client, whichever is later. Both policies have the model
+of 300 trees; two workers decide under load. Each trial puts the changed policy into production,
+waits until all follow, and demotes it over HTTP.
 """
 
 from __future__ import annotations
@@ -15,14 +17,13 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from tests.releases import put
 
-from bench.load import Load
+from bench.load import POLICIES_SECONDS, Load
 from bench.stack import tiebreak, up
 from bench.stage import ROOT, RULES, stage
 from tiebreak.access.persons import ensure_person
@@ -53,6 +54,7 @@ class Sides:
     workflow: str
     policy: str  # that is demoted
     before: str
+    answers: Path  # when the last answer by each policy reached a client
 
     def forward(self) -> None:
         """Put the policy that will be demoted into production."""
@@ -61,15 +63,15 @@ class Sides:
         headers = {"X-Approval": f"Bearer {self.approver}"}
         self.engineer.post(path, json=body, headers=headers).raise_for_status()
 
-    def demote(self) -> datetime:
-        """Demote it; when the call returned."""
+    def demote(self) -> float:
+        """Demote it; when the call was sent, in Unix seconds."""
         path = f"/v1/releases/production/{self.workflow}/demote"
+        called = time.time()
         response = self.engineer.post(path, json={"reason": "trial"})
-        returned = datetime.now(UTC)
         response.raise_for_status()
         if response.json()["policy_hash"] != self.before:
             raise RuntimeError("it went back to another policy")
-        return returned
+        return called
 
 
 def run() -> dict[str, Any]:
@@ -95,6 +97,7 @@ def run() -> dict[str, Any]:
             seconds=24 * 3600,
             id_prefix=f"demote-{time.time_ns()}",
             headers={"Authorization": f"Bearer {keys['service']}"},
+            policies_file=str(staged.data_dir / "answers.json"),
         )
         headers = {"Authorization": f"Bearer {keys['ml_engineer']}"}
         with (
@@ -104,7 +107,8 @@ def run() -> dict[str, Any]:
         ):
             url = services.settings.database.url
             assert url is not None
-            sides = Sides(engineer, keys["approver"], staged.workflow, policy, before)
+            answers = Path(load.policies_file)
+            sides = Sides(engineer, keys["approver"], staged.workflow, policy, before, answers)
             found = asyncio.run(trials(url.get_secret_value(), sides, TRIALS))
     worst = max(found)
     return {
@@ -132,13 +136,15 @@ async def trials(url: str, sides: Sides, count: int) -> list[float]:
 
 
 async def trial(db: Database, sides: Sides) -> float:
-    """Seconds from the return of a demotion to the last decision by the demoted policy."""
+    """Seconds from the call of a demotion to the last word of the demoted policy."""
     await asyncio.to_thread(sides.forward)
     await _followed(db, sides.workflow, sides.policy)
-    returned = await asyncio.to_thread(sides.demote)
+    called = await asyncio.to_thread(sides.demote)
     await _followed(db, sides.workflow, sides.before)
-    last = await db.pool.fetchval(_LAST, sides.workflow, sides.policy)
-    return max(0.0, (last - returned).total_seconds())
+    await asyncio.sleep(2 * POLICIES_SECONDS)  # until the load has written what it received
+    decided = await db.pool.fetchval(_LAST, sides.workflow, sides.policy)
+    answered = json.loads(sides.answers.read_text())[sides.policy]
+    return max(0.0, decided.timestamp() - called, answered - called)
 
 
 async def _followed(db: Database, workflow: str, policy: str, seconds: float = 30) -> None:

@@ -25,6 +25,7 @@ import polars as pl
 from bench import alternatives
 from bench.memory import MIB, watched
 from tiebreak.access.persons import ensure_person
+from tiebreak.backtest import finished
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.bundles.format import make_bundle
 from tiebreak.cli.session import Session, opened
@@ -163,6 +164,8 @@ async def _staged(session: Session, office: Office) -> tuple[Release, Evidence]:
         },
         {"finished_at": END.isoformat()},
     )
+    async with session.lane.unit() as unit:
+        finished.note(unit, backtest, person=AUTHOR)
     release = await propose(office, candidate, backtest, author=AUTHOR, reason="bench")
     async with session.lane.unit() as unit:
         await records.lock(unit, NAME)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvloop
+
+POLICIES_SECONDS = 0.1
+_POLICY = re.compile(rb'"policy_hash":"([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Load:
     id_prefix: str = "bench"
     headers: dict[str, str] = field(default_factory=dict)
     requests_per_second: float = 0.0  # at random moments; 0: whenever an answer has come
+    policies_file: str = ""  # keeps when the last answer by each policy came, in Unix seconds
 
 
 def run(load: Load) -> dict[str, Any]:
@@ -75,6 +80,28 @@ class Tally:
         }
 
 
+class Policies:
+    """When the last answer by each policy was received, kept in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._last: dict[str, float] = {}
+
+    def add(self, answer: bytes) -> None:
+        """Note an answer that has just come."""
+        found = _POLICY.search(answer)
+        if found is not None:
+            self._last[found[1].decode()] = time.time()
+
+    async def keep(self) -> None:
+        """Write the file again and again, never half of it."""
+        while True:
+            await asyncio.sleep(POLICIES_SECONDS)
+            whole = self._file.with_suffix(".new")
+            whole.write_text(json.dumps(self._last))
+            whole.replace(self._file)
+
+
 class Requests:
     """The endless row of requests, each with its own ticket id."""
 
@@ -104,10 +131,16 @@ class Client(asyncio.Protocol):
     """
 
     def __init__(
-        self, requests: Requests, tally: Tally, done: asyncio.Future[None], rate: float
+        self,
+        requests: Requests,
+        tally: Tally,
+        done: asyncio.Future[None],
+        rate: float,
+        policies: Policies | None,
     ) -> None:
         self._requests = requests
         self._tally = tally
+        self._policies = policies
         self._done = done
         self._rate = rate
         self._due = time.perf_counter()
@@ -134,6 +167,8 @@ class Client(asyncio.Protocol):
             return
         now = time.perf_counter()
         self._tally.add(self._sent, now, int(self._buffer[9:12]), self._buffer)
+        if self._policies is not None:
+            self._policies.add(self._buffer)
         self._buffer, self._needed = b"", 0
         if now < self._tally.until:
             self._next()
@@ -167,13 +202,17 @@ async def _send_all(load: Load) -> dict[str, Any]:
     requests, tally = Requests(load), Tally(load)
     ends: list[asyncio.Future[None]] = []
     rate = load.requests_per_second / load.connections
+    policies = Policies(Path(load.policies_file)) if load.policies_file else None
+    keeping = None if policies is None else asyncio.create_task(policies.keep())
     for _ in range(load.connections):
         done: asyncio.Future[None] = loop.create_future()
         ends.append(done)
         await loop.create_connection(
-            lambda done=done: Client(requests, tally, done, rate), "127.0.0.1", load.port
+            lambda done=done: Client(requests, tally, done, rate, policies), "127.0.0.1", load.port
         )
     await asyncio.gather(*ends)
+    if keeping is not None:
+        keeping.cancel()
     return tally.summary(load)
 
 

@@ -20,6 +20,7 @@ from bench.load import run as send
 from bench.memory import watched
 from bench.stack import Running, tiebreak, up
 from bench.stage import Stage, stage
+from tiebreak.backtest import finished
 from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.cli.demonstration.scene import AUTHOR
 from tiebreak.cli.session import Session, opened
@@ -90,6 +91,8 @@ async def _propose(services: Services, staged: Stage) -> str:
         office = Office(session.db, session.lane, session.keyring, session.library())
         parts = await _candidate(session, office, found)
         backtest = _untested(parts, found)
+        async with session.lane.unit() as unit:
+            finished.note(unit, backtest, person=AUTHOR)
         release = await propose(office, parts, backtest, author=AUTHOR, reason="bench")
         return str(release.release_id)
 
@@ -111,6 +114,8 @@ def _untested(parts: PolicyParts, found: records.ReleaseRecord) -> Backtest:
         "policy_hash": parts.hash,
         "policy": asdict(parts),
         "baseline": {"production": found.policy_hash},
+        "window": None,
+        "figures": {"tickets": 0},
     }
     with tempfile.TemporaryDirectory() as folder:
         return Evidence(Path(folder)).put(evidence, {"finished_at": "2026-01-01"})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.audit.lanes import Lane
+from tiebreak.backtest import finished
 from tiebreak.backtest.evidence import Backtest, Evidence
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
@@ -34,7 +35,9 @@ def office_of(db: Database, lane: Lane, keyring: Keyring, artifacts: Path | None
     return Office(db, lane, keyring, PolicyLibrary(db, store, keys))
 
 
-async def backtest_of(office: Office, parts: PolicyParts, **more: Any) -> Backtest:
+async def backtest_of(
+    office: Office, parts: PolicyParts, *, is_noted: bool = True, **more: Any
+) -> Backtest:
     """Evidence as a backtest of this policy against production would leave it."""
     now = (await records.current(office.db, office.keyring)).get(parts.workflow)
     assert not isinstance(now, records.ForgedRelease)
@@ -43,10 +46,16 @@ async def backtest_of(office: Office, parts: PolicyParts, **more: Any) -> Backte
         "policy_hash": parts.hash,
         "policy": asdict(parts),
         "baseline": {"production": None if now is None else now.policy_hash},
+        "window": {"since": "2025-01-01T00:00:00+00:00", "until": "2026-01-01T00:00:00+00:00"},
+        "figures": {"tickets": 0},
         **more,
     }
     with tempfile.TemporaryDirectory() as folder:
-        return Evidence(Path(folder)).put(evidence, {"finished_at": "2026-01-01"})
+        made = Evidence(Path(folder)).put(evidence, {"finished_at": "2026-01-01"})
+    if is_noted:
+        async with office.lane.unit() as unit:
+            finished.note(unit, made, person="ann")
+    return made
 
 
 async def proposed(office: Office, parts: PolicyParts, *, author: str = "ann") -> Release:

@@ -100,7 +100,7 @@ def test_a_candidate_is_taken_through_shadow_and_canary_by_commands(
     assert tiebreak("canary", "start", start, "--as", "ann")["percent"] == 5
     assert tiebreak("canary", "step", start, "--as", "ann")["percent"] == 25
     assert tiebreak("canary", "hold", start, "--as", "ann", "--reason", "t")["state"] == "held"
-    assert tiebreak("canary", "step", start, "--as", "ann", "--percent", "60")["percent"] == 60
+    assert tiebreak("canary", "step", start, "--as", "ann", "--percent", "50")["percent"] == 50
     told = tiebreak("canary", "status", start)
     assert (told["state"], told["tickets"]) == ("canary", 0)
     assert [guard["is_harm"] for guard in told["guards"]] == [False] * 6
@@ -108,7 +108,7 @@ def test_a_candidate_is_taken_through_shadow_and_canary_by_commands(
     headers = {"Authorization": f"Bearer {key}"}
     with serving(settings, KEYRING) as (url, _), httpx.Client(base_url=url, headers=headers) as api:
         found = api.get(f"/v1/releases/{release}/canary").json()
-        assert found == {**found, "percent": 60, "state": "canary", "release_id": release}
+        assert found == {**found, "percent": 50, "state": "canary", "release_id": release}
         found = api.get(f"/v1/releases/{release}/shadow").json()
         assert found == {**found, "scored": 0, "workflow": NAME, "error": None}
         assert api.get(f"/v1/releases/{release[:-1]}x/shadow").status_code == 404

@@ -190,12 +190,14 @@ def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     ready = lead.get("/readyz")
     assert ready.status_code == 200
     assert [each["code"] for each in ready.json()["warnings"]] == ["countersignature_overdue"]
+    assert "\ntiebreak_countersignatures_overdue 1.0\n" in lead.get("/metrics").text
     signed = {"seq": record["seq"], "note": "right so"}
     cat = client(site, "cat", Role.APPROVER)
     refused(cat.post(f"{PRODUCTION}/countersign", json=signed), 403, "own_demotion")
     ok(bob.post(f"{PRODUCTION}/countersign", json=signed))
     refused(bob.post(f"{PRODUCTION}/countersign", json=signed), 409, "already_countersigned")
     assert lead.get("/readyz").json()["warnings"] == []
+    assert "\ntiebreak_countersignatures_overdue 0.0\n" in lead.get("/metrics").text
 
 
 @pytest.mark.parametrize("role", Role)

@@ -38,15 +38,17 @@ from tiebreak.decisions.replay import COMPARED, Cause, replay
 from tiebreak.decisions.rows import CANARY_FAILED, decision_rows, is_standing_in
 from tiebreak.decisions.service import DecisionService
 from tiebreak.decisions.upkeep import Upkeep
+from tiebreak.registry import records
 from tiebreak.registry.models import Catalogue
 from tiebreak.release import canary
 from tiebreak.release.approvals import NotApproved, approve
 from tiebreak.release.canary_plan import CanaryPlan, CanaryStep
+from tiebreak.release.demotion import Target, demote
 from tiebreak.release.events import events_of
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release, get
 from tiebreak.release.states import Kind as Event
-from tiebreak.release.states import Stage, State
+from tiebreak.release.states import NotInThisState, Stage, State
 from tiebreak.settings import Settings
 from tiebreak.store import reading
 from tiebreak.store.database import Database
@@ -56,6 +58,10 @@ from tiebreak.workflows import versions
 PLAN = CanaryPlan(
     steps=(CanaryStep(20, timedelta(0), 5), CanaryStep(50, timedelta(0), 10)), alpha=0.05
 )
+HALF = replace(PLAN, steps=(CanaryStep(50, timedelta(hours=1), 1_000),))  # at once, and to stay
+
+
+WHY: dict[str, Any] = {"author": "ann", "reason": "wrong"}
 
 
 @pytest.fixture
@@ -97,9 +103,17 @@ async def started(
     site: Site, service: DecisionService, percent: int, kind: Kind = "sound", **more: Any
 ) -> Release:
     release = await approved(site, await site.candidate(kind, **more))
-    await canary.start(site.office, release.release_id, actor="ann", plan=PLAN, percent=percent)
+    plan = PLAN if percent == 20 else HALF
+    await canary.start(site.office, release.release_id, actor="ann", plan=plan, percent=percent)
     await service.active.refresh()
     return release
+
+
+async def through(site: Site, release: Release) -> None:
+    """Let a canary be through its steps, pass its gates and be approved for promotion."""
+    await releases.tell(site.office, release, Event.CANARY_FINISHED, actor="system")
+    await releases.gated(site.office, release, Stage.PROMOTION)
+    await approve(site.office, release.release_id, Stage.PROMOTION, approver="bob")
 
 
 async def settle(service: DecisionService) -> None:
@@ -114,6 +128,8 @@ async def test_a_canary_decides_its_share_by_ticket_and_keeps_it_as_the_share_gr
     release = await started(site, service, 20)
     taken: list[set[str]] = []
     for percent in (20, 50, 100):
+        if percent == 100:
+            await through(site, release)
         if percent > 20:
             await canary.step(
                 site.office, release.release_id, actor="ann", plan=PLAN, percent=percent
@@ -298,11 +314,11 @@ async def test_a_canary_whose_model_does_not_load_decides_nothing(
     site: Site, service: DecisionService
 ) -> None:
     release = await approved(site, await site.candidate())
-    await canary.start(site.office, release.release_id, actor="ann", plan=PLAN, percent=100)
+    await canary.start(site.office, release.release_id, actor="ann", plan=HALF)
     for file in site.artifacts.glob("bundles/*"):
         file.unlink()
     await service.active.refresh()
-    answers = await submit(service, range(5))
+    answers = await submit(service, range(20))
     assert release.policy_hash not in {a["policy_hash"] for a in answers}
     (problem,) = service.problems()
     assert problem.where == f"workflows.{NAME}.canary"
@@ -328,7 +344,7 @@ async def test_admission_gives_tickets_what_either_reads(
     await asyncio.gather(*(service.decide("digs2", submission(n), "ann") for n in range(20)))
     release = await releases.proposed(office, replace(parts, workflow_version=wider.version))
     await approved(site, release)
-    await canary.start(office, release.release_id, actor="ann", plan=PLAN, percent=50)
+    await canary.start(office, release.release_id, actor="ann", plan=HALF)
     await service.active.refresh()
     before = service.active.get("digs2").policy.features_plan.history.context_columns
     answers = await asyncio.gather(
@@ -390,6 +406,86 @@ async def test_a_canary_that_does_well_is_stepped_and_finishes(
     ]
 
 
+async def test_a_canary_skips_no_step_and_decides_everything_only_as_a_promotion_would(
+    site: Site, service: DecisionService
+) -> None:
+    office, ann = site.office, {"actor": "ann", "plan": PLAN}
+    release = await approved(site, await site.candidate())
+    release_id = release.release_id
+    for percent, error in ((21, canary.StepSkipped), (51, canary.NoFurtherStep)):
+        with pytest.raises(error):
+            await canary.start(office, release_id, percent=percent, **ann)
+    with pytest.raises(canary.NoFurtherStep):
+        await canary.start(office, release_id, percent=100, **ann)
+    await canary.start(office, release_id, percent=5, **ann)
+    with pytest.raises(canary.StepSkipped) as caught:
+        await canary.step(office, release_id, percent=50, **ann)
+    assert caught.value.fields == {"percent": 50, "most": 20}
+    await canary.step(office, release_id, percent=20, **ann)
+    await canary.step(office, release_id, percent=50, **ann)
+    await releases.gated(office, release, Stage.PROMOTION)
+    await approve(office, release_id, Stage.PROMOTION, approver="bob")
+    with pytest.raises(NotInThisState, match="cannot be given all tickets"):
+        await canary.step(office, release_id, percent=100, **ann)
+    await releases.tell(office, release, Event.CANARY_FINISHED, actor="system")
+    await releases.gated(office, release, Stage.PROMOTION, is_passed=False)
+    with pytest.raises(NotApproved):
+        await canary.step(office, release_id, percent=100, **ann)
+    await releases.gated(office, release, Stage.PROMOTION)
+    await approve(office, release_id, Stage.PROMOTION, approver="bob")
+    with pytest.raises(NotApproved):
+        await canary.step(office, release_id, percent=100, actor="bob", plan=PLAN)
+    switched = await canary.step(office, release_id, percent=100, **ann)
+    assert switched.state is State.READY
+    with pytest.raises(canary.NoFurtherStep):
+        await canary.step(office, release_id, percent=100, **ann)
+    await service.active.refresh()
+    answers = await submit(service, range(20))
+    assert {a["policy_hash"] for a in answers} == {release.policy_hash}
+    await promote(office, release_id, author="ann", reason="it does well")
+    await service.active.refresh()
+    (answer,) = await submit(service, range(20, 21))
+    assert answer["policy_hash"] == release.policy_hash
+    assert service.active.get(NAME).canary is None
+
+
+@pytest.mark.parametrize("way", ["stop", "demote", "guard"])
+async def test_from_all_tickets_it_goes_back_at_once(
+    site: Site, service: DecisionService, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("tiebreak.release.guards.BLOCK", timedelta(milliseconds=50))
+    office = site.office
+    rules = RULES.model_copy(update={"rules": RULES.rules[:1]})
+    await into_production(site, await site.candidate(rules=rules))
+    before = (await records.current(office.db, KEYRING))[NAME]
+    assert isinstance(before, records.ReleaseRecord)
+    await service.active.refresh()
+    release = await started(site, service, 50, "fails" if way == "guard" else "sound")
+    if way == "guard":  # what it did at half of the tickets is found when it has all
+        for number in range(12):
+            await submit(service, range(number * 20, number * 20 + 20))
+            await asyncio.sleep(0.06)
+        await settle(service)
+    await through(site, release)
+    await canary.switch(office, release.release_id, actor="ann")
+    await service.active.refresh()
+    assert service.active.get(NAME).canary is not None
+    if way == "stop":
+        await canary.stop(office, release.release_id, actor="bob", reason="test")
+    elif way == "demote":
+        record = await demote(office, NAME, Target.PREVIOUS, seq=before.seq, **WHY)
+        assert record.policy_hash != before.policy_hash
+    else:
+        (moved,) = await canary.control(office, HALF)
+        assert moved.state is State.STOPPED
+    await service.active.refresh()
+    assert service.active.get(NAME).canary is None
+    now = (await records.current(office.db, KEYRING))[NAME]
+    assert isinstance(now, records.ReleaseRecord)
+    answers = await submit(service, range(500, 520))
+    assert {a["policy_hash"] for a in answers} == {now.policy_hash} != {release.policy_hash}
+
+
 @contextmanager
 def candidates() -> Generator[subprocess.Popen[bytes]]:
     """The process that looks after canaries; killed in the end."""
@@ -447,7 +543,7 @@ async def test_a_canary_that_does_harm_is_rolled_back_with_its_reason(
     monkeypatch.setattr("tiebreak.release.guards.BLOCK", timedelta(milliseconds=50))
     office = site.office
     release = await started(site, service, 50, "fails")
-    plan = replace(PLAN, steps=(CanaryStep(50, timedelta(hours=1), 1_000),))
+    plan = HALF
     for number in range(12):
         await submit(service, range(number * 20, number * 20 + 20))
         await asyncio.sleep(0.06)

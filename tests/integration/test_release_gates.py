@@ -28,15 +28,17 @@ from tests.databases import DatabaseUrls, execute, run
 
 from tiebreak.core.model import ONNX
 from tiebreak.core.workflow import RuleSet
-from tiebreak.release import evaluations
+from tiebreak.release import canary, evaluations
 from tiebreak.release.approvals import NotGated, approve
 from tiebreak.release.evaluating import Evaluated, MomentToCome, evaluate
+from tiebreak.release.events import events_of
 from tiebreak.release.gate_results import Result, Verdict
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release
 from tiebreak.release.states import Kind, NotInThisState, Stage
 from tiebreak.store.database import Database
 from tiebreak.store.keyed import shadow_hash, share_end
+from tiebreak.store.reading import newest_as_of
 from tiebreak.workflows import versions
 
 CREW = 1  # the place of `crew_size` among the features
@@ -123,6 +125,45 @@ async def test_a_sound_model_passes_against_rules_alone(world: World, sound: str
         "scores": 400, "decisions": 400, "elsewhere": 0, "sample": 400,
     }  # fmt: skip
     await approve(world.office, release.release_id, Stage.PROMOTION, approver="bob")
+
+
+async def test_gates_by_what_was_known_long_ago_let_nobody_pass(
+    world: World, sound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may choose the moment may look for one at which all gates pass."""
+    office = world.office
+    clock = await newest_as_of(office.db, NAME)
+    assert clock is not None
+    assert datetime.now(UTC) - clock > timedelta(days=5)  # it is a stream of the past
+
+    async def asked(stage: Stage, known_by: datetime) -> evaluations.Evaluation:
+        found = await evaluate(
+            office, world.evidence, release.release_id, stage, actor="ann", known_by=known_by
+        )
+        assert found.is_passed, telling(found)
+        assert found.evaluation is not None
+        assert found.known_by == found.evaluation.known_by == known_by
+        return found.evaluation
+
+    release = await world.proposed(sound)
+    await world.shadow(release)
+    for stage in Stage:
+        await asked(stage, clock - timedelta(days=2))
+        with pytest.raises(evaluations.EvidenceOfThePast, match="known by 20") as caught:
+            await approve(office, release.release_id, stage, approver="bob")
+        assert caught.value.code == "evidence_of_the_past"
+        assert f"tiebreak release gates {release.release_id}" in caught.value.hint
+        with monkeypatch.context() as loose:
+            loose.setattr(evaluations, "MOST_LEFT_OUT", timedelta(days=3))
+            await approve(office, release.release_id, stage, approver="bob")
+    with pytest.raises(evaluations.EvidenceOfThePast):
+        await promote(office, release.release_id, author="ann", reason="test")
+    with pytest.raises(evaluations.EvidenceOfThePast):
+        await canary.start(office, release.release_id, actor="ann")
+    await asked(Stage.PROMOTION, clock - timedelta(hours=23))
+    await approve(office, release.release_id, Stage.PROMOTION, approver="bob")
+    told = (await events_of(office.db, release.release_id))[-1].detail
+    assert told["known_by"] == (clock - timedelta(hours=23)).isoformat()
 
 
 async def test_what_is_kept_is_enough_to_judge_again(world: World, sound: str) -> None:
@@ -328,6 +369,22 @@ async def test_a_backtest_must_be_there_and_within_its_limits(world: World, soun
         figures = {**BACKTEST["figures"], name: changed}
         release = await world.proposed(sound, backtest={**BACKTEST, "figures": figures})
         assert gate(await evaluated(world, release), "backtest").verdict is verdict, name
+
+
+async def test_a_backtest_without_its_seal_is_no_evidence(
+    world: World, sound: str, module_database_urls: DatabaseUrls
+) -> None:
+    figures = {**BACKTEST["figures"], "tickets": 2_001}
+    release = await world.proposed(sound, backtest={**BACKTEST, "figures": figures})
+    assert gate(await evaluated(world, release), "backtest").verdict is Verdict.PASS
+    edit = f"""
+        UPDATE system_audit SET at = at + interval '1 second'
+        WHERE detail::json ->> 'backtest' = '{release.backtest_id}'
+    """
+    await execute(module_database_urls.admin, "SET session_replication_role = replica", edit)
+    result = gate(await evaluated(world, release), "backtest")
+    assert result.verdict is Verdict.NO_EVIDENCE
+    assert "No sealed entry" in result.sentence
 
 
 async def test_rules_of_another_version_are_gated_by_bands(world: World) -> None:

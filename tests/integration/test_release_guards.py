@@ -403,6 +403,7 @@ EVENTS: dict[str, Row] = {
     "a beginning in the middle": {"kind": "proposed"},
     "a canary without a share": {"kind": "canary_started"},
     "a step of no canary": {"kind": "canary_step"},
+    "a switch to no canary": {"kind": "canary_switched"},
     "anything": {"kind": "blessed"},
     "the newest again": {"kind": "withdrawn", "seq": 5},
     "one left out": {"kind": "withdrawn", "seq": 7},
@@ -431,6 +432,8 @@ CANARIES: dict[str, Row] = {
     "in another workflow": {"workflow": "others"},
     "beside another production": {"production_seq": 2},
     "of more than all": {"percent": 101},
+    "of more than half": {"percent": 51},
+    "of all tickets before its steps": {"percent": 100},
     "of less than none": {"percent": -1},
     "further on": {"seq": 2},
 }
@@ -442,6 +445,29 @@ async def test_no_canary_without_two_persons(
 ) -> None:
     wrong = {k: getattr(scene, v) if k == "release_id" else v for k, v in wrong.items()}
     await refused(app, "canary_records", canary(scene, **wrong))
+
+
+async def test_a_canary_has_all_tickets_by_what_a_promotion_asks_for(
+    scene: Scene, app: asyncpg.Connection
+) -> None:
+    mine: Row = {"release_id": scene.canary}
+    whole = canary(scene, seq=2, percent=100)
+    await insert(app, "canary_records", canary(scene))
+    await refused(app, "canary_records", whole)
+    await insert(app, "release_events", event(scene, "canary_started", **mine, seq=5))
+    await insert(app, "release_events", event(scene, "canary_finished", **mine, seq=6))
+    await refused(app, "canary_records", canary(scene, seq=2, percent=50))
+    await refused(app, "canary_records", whole)  # approved as a canary alone
+    passed = evaluation(scene, **mine, policy="canary")
+    await insert(app, "gate_evaluations", passed)
+    await insert(app, "release_events", event(scene, "gated", **mine, seq=7, detail=told(passed)))
+    given = approval(scene, **mine, policy="canary", evaluation_id=passed["evaluation_id"])
+    await insert(app, "release_approvals", given)
+    await refused(app, "canary_records", {**whole, "author": "cat"})
+    await refused(app, "release_events", event(scene, "canary_switched", **mine, seq=8))
+    await insert(app, "canary_records", whole)
+    await insert(app, "release_events", event(scene, "canary_switched", **mine, seq=8))
+    assert await app.fetchval("SELECT release_state($1)", scene.canary) == "ready"
 
 
 async def test_a_canary_that_decides_is_stopped_before_its_release_ends(

@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 import pytest
+from structlog.testing import capture_logs
 from tests import releases
 from tests.databases import DatabaseUrls, execute
 from tests.functional.serving import REPAIRS, RULES, prepare, settings_for
@@ -23,6 +24,7 @@ from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.backtest.evidence import Backtest
+from tiebreak.backtest.finished import UnsealedBacktest
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
 from tiebreak.core.policy import PolicyParts
@@ -31,6 +33,7 @@ from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.decisions import service as serving_service
 from tiebreak.decisions.listening import CHANNEL
 from tiebreak.decisions.service import DecisionService
+from tiebreak.embedded.candidates import Candidates
 from tiebreak.errors import TiebreakError
 from tiebreak.registry import canaries, records
 from tiebreak.registry.policies import Recipe, UnknownVersion
@@ -61,6 +64,7 @@ from tiebreak.release.demotion import (
     Target,
     countersign,
     demote,
+    note_overdue,
     overdue,
     unsigned,
 )
@@ -145,6 +149,27 @@ async def test_a_backtest_is_of_exactly_this_policy_against_production(room: Roo
     await room.put(room.c)
     with pytest.raises(ways.BacktestOfAnother, match="another policy than the one in production"):
         await ways.propose(office, room.b, mine, author="ann", reason="test")
+
+
+async def test_a_backtest_that_nobody_ran_is_no_evidence(room: Room) -> None:
+    """Whoever may write its folder can make a file whose id is the hash of what it says."""
+    office = room.office
+    forged = await releases.backtest_of(office, room.b, is_noted=False)
+    with pytest.raises(UnsealedBacktest, match="No sealed entry") as caught:
+        await ways.propose(office, room.b, forged, author="ann", reason="test")
+    assert (caught.value.code, caught.value.fields["backtest"]) == ("unsealed_backtest", forged.id)
+    assert "tiebreak backtest run" in caught.value.hint
+    # Nor does an entry help that the application's password wrote.
+    await office.db.pool.execute(_FORGED_ENTRY, f"{NAME}/{room.b.hash}", forged.id)
+    with pytest.raises(UnsealedBacktest):
+        await ways.propose(office, room.b, forged, author="ann", reason="test")
+    assert await ways.releases(office.db, NAME) == []
+    old = await releases.proposed(office, room.b)
+    await room.put(room.c)
+    forged = await releases.backtest_of(office, room.b, is_noted=False)
+    with pytest.raises(UnsealedBacktest):
+        await ways.rebase(office, old.release_id, forged, author="ann", reason="test")
+    assert (await ways.get(office.db, old.release_id)).state is State.DRAFT
 
 
 async def test_what_does_not_build_is_not_proposed(room: Room) -> None:
@@ -414,6 +439,37 @@ async def test_going_back_takes_two_and_what_was_there(room: Room) -> None:
     assert (await ways.get(office.db, release)).state is State.PRODUCTION
 
 
+async def test_what_a_demotion_took_out_comes_back_by_two_persons_alone(room: Room) -> None:
+    office = room.office
+    one: dict[str, Any] = {"author": "ann", "reason": "wrong"}
+    two = {**one, "approver": "bob"}
+    await room.put(room.b)
+    await room.put(room.c)
+
+    async def demoted(seq: int) -> str:
+        return (await demote(office, NAME, Target.PREVIOUS, seq=seq, **one)).policy_hash
+
+    assert [await demoted(3), await demoted(4)] == [room.b.hash, room.a.hash]
+    await rollback(office, NAME, room.c.hash, seq=5, **two)
+    assert await demoted(6) == room.a.hash  # past b, which was demoted
+    await rollback(office, NAME, room.b.hash, seq=7, **two)
+    await rollback(office, NAME, room.c.hash, seq=8, **two)
+    assert await demoted(9) == room.b.hash  # two persons put it back
+
+
+async def test_a_model_demoted_to_its_rules_does_not_come_back_by_one_person(room: Room) -> None:
+    named = WORKFLOW.model_copy(update={"name": "others"})
+    await versions.load(room.office.lane, named, RuleSet(), author="ann", reason="test")
+    harmful = PolicyParts("others", named.version, RuleSet().version, "0" * 64)
+    lane, one = room.office.lane, {"author": "ann", "reason": "wrong"}
+    await records.install(lane, KEYRING, harmful, author="ann", approver="bob", reason="test")
+    rules = await demote(room.office, "others", Target.RULES, seq=1, **one)
+    with pytest.raises(NothingBefore):
+        await demote(room.office, "others", Target.PREVIOUS, seq=2, **one)
+    now = (await records.current(room.office.db, KEYRING))["others"]
+    assert now == rules
+
+
 async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> None:
     office = room.office
     one: dict[str, Any] = {"author": "ann", "reason": "wrong"}
@@ -434,6 +490,11 @@ async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> N
     now = datetime.now(UTC)
     assert await overdue(office.db, now=now + timedelta(hours=23)) == []
     assert await overdue(office.db, now=now + timedelta(hours=25)) == waiting
+    assert await note_overdue(office, now=now + timedelta(hours=23)) == []
+    assert await note_overdue(office, now=now + timedelta(hours=25)) == waiting
+    assert await note_overdue(office, now=now + timedelta(hours=26)) == []  # once
+    late = ("system", "production.countersignature_overdue")
+    assert (await room.journal()).count(late) == len(waiting)
     with pytest.raises(OwnDemotion):
         await countersign(office, NAME, 4, signer="ann")
     with pytest.raises(NoSuchDemotion):
@@ -445,6 +506,21 @@ async def test_a_demotion_is_one_persons_and_waits_for_a_second(room: Room) -> N
     journal = await room.journal()
     assert ("bob", "production.countersigned") in journal
     assert journal.count(("ann", "production.demoted")) == 2
+
+
+async def test_a_late_signature_is_told_in_the_log_once(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiebreak.release.demotion.DUE", timedelta(0))
+    await room.put(room.b)
+    await demote(room.office, NAME, Target.PREVIOUS, seq=2, author="ann", reason="wrong")
+    candidates = Candidates(room.office.db, settings_for(room.urls, tmp_path), room.office)
+    with capture_logs() as told:
+        await candidates.guard()
+        await candidates.guard()
+    assert [(e["event"], e["log_level"], e["workflow"], e["seq"]) for e in told] == [
+        ("countersignature_overdue", "error", NAME, 3)
+    ]
 
 
 async def test_rules_alone_are_there_whatever_history_serves(room: Room) -> None:
@@ -706,3 +782,13 @@ async def test_without_anything_heard_it_is_looked_for(
         assert await in_force(service, strict.hash) < 2
     finally:
         await service.drain()
+
+
+# As if the seal of another entry were this one's.
+_FORGED_ENTRY = """
+    INSERT INTO system_audit (
+        audit_id, at, actor, action, subject, detail, salt, lane, seal_seq, seal_position)
+    SELECT gen_random_uuid(), now(), 'ann', 'backtest.finished', $1::text,
+        json_build_object('backtest', $2::text)::text, salt, lane, seal_seq, seal_position
+    FROM system_audit LIMIT 1
+"""

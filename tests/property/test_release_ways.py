@@ -30,6 +30,7 @@ from tests.store_samples import WORKFLOW
 
 from tiebreak.access.persons import ensure_person
 from tiebreak.audit.lanes import Lane
+from tiebreak.backtest import finished
 from tiebreak.core.policy import PolicyParts
 from tiebreak.core.workflow import Knobs, RuleSet
 from tiebreak.errors import TiebreakError
@@ -367,7 +368,7 @@ class Ways(RuleBasedStateMachine):
             detail = orjson.loads(entry["detail"])
             if "release" in detail:
                 told[detail["release"], entry["action"]] += 1
-            elif entry["action"] != "production.countersigned":
+            elif entry["action"] not in ("production.countersigned", finished.ACTION):
                 seqs.add(detail["seq"])
         assert told == Counter((str(e["release_id"]), f"release.{e['kind']}") for e in happened)
         assert seqs == set(range(1, count + 1))

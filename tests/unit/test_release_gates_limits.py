@@ -22,11 +22,12 @@ from tiebreak.core.release_plan import (
     ReviewedFlipLimits,
     VolumeLimits,
 )
-from tiebreak.core.workflow import Field, FieldType, RuleSet, Workflow
+from tiebreak.core.workflow import Field, FieldType, Label, RuleSet, Workflow
 from tiebreak.release import gates_origin, gates_quality, gates_shadow
 from tiebreak.release.gate_columns import DAY_MICROSECONDS, Scored
 from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Verdict
 from tiebreak.release.gate_statistics import compare
+from tiebreak.release.gate_texts import label_problem
 from tiebreak.release.gates import ALWAYS, LIMITED, judge, limits_of
 from tiebreak.release.states import Stage
 
@@ -76,6 +77,7 @@ def gathered(count: int = 10, plan: ReleasePlan | None = None, **columns: Any) -
         backtest_problem="There is none.",
         canary=None,
         reviewed=(0, 0),
+        label_problem="",
         compared=None,
         ranking=(nothing, nothing),
         usable=np.zeros(count, dtype=np.bool_),
@@ -86,6 +88,30 @@ def modelled() -> Policy:
     """A policy that names a model; nobody asks it."""
     policy = Policy.build(WORKFLOW, RuleSet())
     return replace(policy, parts=replace(policy.parts, bundle_digest="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("precedence", "absent", "told"),
+    [
+        (("outcome",), "negative", ""),
+        (("outcome", "review"), "unknown", ""),
+        (("outcome", "adjudicated"), "negative", "negative only where nobody reviewed it"),
+        (("adjudicated", "outcome"), "unknown", "in the order adjudicated, outcome"),
+        (("review",), "unknown", "do not read reviews yet"),
+    ],
+)
+def test_where_reviews_may_speak_labels_of_outcomes_alone_are_no_evidence(
+    precedence: Any, absent: Any, told: str
+) -> None:
+    label = Label(name="bad", sql="x", maturity_days=1, precedence=precedence, absent=absent)
+    problem = label_problem(label)
+    assert (told in problem) if told else problem == ""
+    found = {r.gate: r for r in judge(replace(gathered(), label_problem=problem))}
+    if problem:
+        for gate in ("labels", "pr_auc", "auc", "recall"):
+            assert found[gate].verdict is Verdict.NO_EVIDENCE
+            assert found[gate].sentence == problem
+            assert "label.precedence" in found[gate].hint
 
 
 def test_every_gate_is_either_limited_or_always_there() -> None:

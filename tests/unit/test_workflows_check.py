@@ -195,6 +195,7 @@ def test_the_way_of_a_release_is_part_of_the_version_where_it_is_told(tmp_path: 
         ("replay: {sample: 500}", "replay: null", 34, "`gates.replay` must be a mapping"),
         ("tickets: 50}", "tikets: 50}", 24, "unknown key `tikets`|did you mean `tickets`?"),
         ("percent: 40", "percent: 10", 25, "`percent` must rise from step to step|more than 10"),
+        ("percent: 40", "percent: 60", 25, "at most half of the tickets|at most 50"),
         ("canary: required", "canary: requird", 22, "did you mean `required`?"),
         ("approval_hours: 8", "approval_hours: 800", 27, "less than or equal to 744"),
         ("  needless_cost: 15\n", "", 28, "a cost is compared with the other"),

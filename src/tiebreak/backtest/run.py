@@ -21,7 +21,7 @@ import orjson
 import polars as pl
 
 from tiebreak.audit.lanes import Lane
-from tiebreak.backtest import contexts
+from tiebreak.backtest import contexts, finished
 from tiebreak.backtest.desk import Desk, built, context_file, tally_file
 from tiebreak.backtest.evidence import FORMAT, Backtest, Evidence
 from tiebreak.backtest.flips import Tally, folded
@@ -133,16 +133,8 @@ class Runner:
         return plan
 
     async def _note(self, made: Backtest) -> None:
-        evidence = made.evidence
-        detail = {
-            "backtest": made.id,
-            "baseline": evidence["baseline"]["production"],
-            "window": evidence["window"],
-            "tickets": evidence["figures"]["tickets"],
-        }
         async with self.lane.unit() as unit:
-            subject = f"{evidence['workflow']}/{evidence['policy_hash']}"
-            unit.note(self.person, "backtest.finished", subject, detail)
+            finished.note(unit, made, person=self.person)
 
 
 def _work(desk: Desk, spans: Sequence[Span], jobs: int, progress: Progress) -> None:

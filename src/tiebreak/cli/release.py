@@ -142,7 +142,10 @@ def show(release: ReleaseArgument, json: JsonOption = False) -> None:
         "percent": now.share(found),
         "is_current": now.is_current(found),
         "approvals": [asdict(approval) for approval in approvals],
-        "evaluations": {each.stage.value: asdict(each) for each in seen.evaluations},
+        "evaluations": {
+            each.stage.value: {**asdict(each), "known_by": each.known_by}
+            for each in seen.evaluations
+        },
         "events": [asdict(event) for event in events],
     }
     subject = [
@@ -190,7 +193,10 @@ class _Shown:
 def evaluation_table(evaluation: Evaluation) -> Any:
     """What the gates said and was kept, for people."""
     verb = "pass" if evaluation.is_passed else "block"
-    title = f"The gates before {evaluation.stage} {verb} ({minute(evaluation.evaluated_at)} UTC)"
+    title = f"The gates before {evaluation.stage} {verb} ({minute(evaluation.evaluated_at)} UTC, "
+    title += f"by what was known by {minute(evaluation.known_by)} UTC)"
+    if evaluation.is_of_the_past:
+        title += ": of the past, nobody may approve it"
     return gates_table(title, evaluation.results.get("gates", ()))
 
 

@@ -13,6 +13,7 @@ from tiebreak.cli.release import ReleaseArgument
 from tiebreak.cli.session import DryRunOption, PersonOption, Session, act
 from tiebreak.release import releases
 from tiebreak.release.approvals import MOST_HOURS, Approval, approve
+from tiebreak.release.evaluations import Evaluation, get
 from tiebreak.release.states import Stage
 
 
@@ -37,9 +38,9 @@ def command(
     Example: `tiebreak release approve 3f2a --stage promotion --as bob`
     """
 
-    async def work(session: Session) -> Approval:
+    async def work(session: Session) -> tuple[Approval, Evaluation]:
         found = await releases.find(session.db, release)
-        return await approve(
+        given = await approve(
             session.office(is_rehearsal=dry_run),
             found.release_id,
             stage,
@@ -47,13 +48,15 @@ def command(
             note=note,
             lifetime=None if hours is None else timedelta(hours=hours),
         )
+        return given, await get(session.db, given.evaluation_id)
 
-    given = act(person, work, needs="approve_release")
+    given, evaluation = act(person, work, needs="approve_release")
     verb = "Would approve" if dry_run else "Approved:"
     output = Output(as_json=json)
     output.result(
-        {"approval": asdict(given), "dry_run": dry_run},
+        {"approval": asdict(given), "known_by": evaluation.known_by, "dry_run": dry_run},
         f"{verb} release {short(given.release_id)} for {stage}, "
+        f"on gates by what was known by {minute(evaluation.known_by)} UTC, "
         f"until {minute(given.expires_at)} UTC.",
     )
     if dry_run:

@@ -9,7 +9,7 @@ import typer
 
 from tiebreak.backtest.evidence import Evidence
 from tiebreak.cli import exits
-from tiebreak.cli.output import JsonOption, Output, short
+from tiebreak.cli.output import JsonOption, Output, minute, short
 from tiebreak.cli.release import gates_table
 from tiebreak.cli.session import DATES, PersonOption, Session, act
 from tiebreak.release import releases
@@ -35,7 +35,8 @@ def command(
 ) -> None:
     """Ask the gates before a release's canary or promotion, and keep what they say.
 
-    Ends with exit code 5 unless every gate passes. A moment for --known-by is kept with it.
+    Ends with exit code 5 unless every gate passes. A moment for --known-by is kept with it; an
+    answer that leaves out more than the last day of what the workflow was told cannot be approved.
 
     Example: `tiebreak release gates 3f2a --stage promotion`
     """
@@ -56,16 +57,19 @@ def command(
 
     told = act(person, work, needs="evaluate_gates")
     title = f"Gates before {told.stage} of {told.release.workflow} {told.release.policy_hash[:12]}"
+    title += f", by what was known by {minute(told.known_by)} UTC"
     output.result(told.as_data(), gates_table(title, told.told["gates"]))
     blocking = [result for result in told.results if result.verdict is not Verdict.PASS]
     for result in blocking:
         output.note(f"{result.gate}: {result.hint}")
-    if told.is_passed:
+    if told.evaluation is not None and told.evaluation.is_of_the_past:
+        output.note("This is of the past, so nobody may approve it: ask without --known-by.")
+    elif told.is_passed:
         output.note(
             "Every gate passes: somebody else than its author may approve it: "
             f"`tiebreak release approve {short(told.release.release_id)} --stage {told.stage}`"
         )
-        return
     if told.evaluation is None:
         output.note("This was not kept: the candidate cannot go on as it is.")
-    raise typer.Exit(exits.exit_code(GatesBlock()))
+    if not told.is_passed:
+        raise typer.Exit(exits.exit_code(GatesBlock()))

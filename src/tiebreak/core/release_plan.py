@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Constraint
 
 MOST_APPROVAL_HOURS = 744  # 31 days, the database's limit
+MOST_CANARY_PERCENT = 50  # the database's limit too; beyond, it is a switch to the candidate
 
 
 class _Frozen(BaseModel):

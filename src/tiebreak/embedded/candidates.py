@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
@@ -28,6 +28,7 @@ from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.release import shadow
 from tiebreak.release.canary import control
 from tiebreak.release.canary_plan import CanaryPlan
+from tiebreak.release.demotion import CountersignatureOverdue, note_overdue
 from tiebreak.release.releases import Office, get
 from tiebreak.release.shadow_worker import TEMPORARY
 from tiebreak.settings import Keyring, Settings
@@ -81,9 +82,11 @@ class Candidates:
                 await self._ended(release_id, ward)
 
     async def guard(self) -> None:
-        """Step canaries that do well, and roll back those that do harm."""
+        """Step canaries that do well, roll back those that do harm, and say who signs late."""
         for release in await control(self.office, self.plan):
             log.info("canary_moved", release=str(release.release_id), state=release.state)
+        for late in await note_overdue(self.office, now=datetime.now(UTC)):
+            log.error(CountersignatureOverdue.code, workflow=late.workflow, seq=late.seq)
 
     def close(self) -> None:
         """End all processes; what they have not finished is found at the next start."""

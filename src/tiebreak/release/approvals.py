@@ -87,7 +87,8 @@ async def approve(
     changes. Without a lifetime it stands as long as the plan in force lets it; beyond that raises
     `ApprovalTooLong`. Raises `SameAuthorAndApprover`, `NotGated`, `ProductionMoved`,
     `NotInThisState` and `AlreadyApproved`; the database refuses all of these, and more than 31
-    days, too. Raises `ForgedEvidence` when no seal commits to what the gates said.
+    days, too. Raises `ForgedEvidence` when no seal commits to what the gates said, and
+    `EvidenceOfThePast` when they were asked by what was known long ago.
     """
     release = await get(office.db, release_id)
     longest = timedelta(hours=(await in_force(office, release)).plan.approval_hours)
@@ -124,6 +125,7 @@ async def approve(
         }
         unit.add(tables.release_approvals, [row])
         detail = {"evaluation": str(found.evaluation_id), "stage": stage}
+        detail["known_by"] = found.known_by.isoformat()
         await happen(unit, release.subject, Kind.APPROVED, actor=approver, detail=detail)
     return _approval(row)
 
@@ -143,11 +145,14 @@ async def standing(
     """The newest approval by another person than `but` that stands.
 
     It has not expired, is of what the gates said last, and nothing in `VOIDING` happened since.
-    Raises `NotApproved`, and `ForgedEvidence` when no seal commits to what stands.
+    Raises `NotApproved`, `ForgedEvidence` when no seal commits to what stands, and
+    `EvidenceOfThePast`.
     """
     rows = await unit.conn.fetch(_STANDING, release_id, stage.value, but)
     for row in rows:
-        if await _is_genuine(unit, keyring, row):
+        evaluation = await unit.conn.fetchrow(_EVALUATION, row["evaluation_id"])
+        if await _are_genuine(unit, keyring, row, evaluation):
+            evaluations.check_timely(evaluations.evaluation_of(evaluation))
             return _approval(row)
     if rows:
         raise _forged(release_id)
@@ -170,6 +175,7 @@ async def _evidence(unit: Unit, office: Office, release_id: UUID, stage: Stage) 
             row = await unit.conn.fetchrow(_EVALUATION, found.evaluation_id)
             if not await is_genuine(unit.conn, office.keyring, tables.gate_evaluations, row):
                 raise _forged(release_id)
+            evaluations.check_timely(found)
             return found
         message = _void(await evaluations.voided_by(unit, release_id, found.evaluation_id))
     raise NotGated(
@@ -181,9 +187,10 @@ async def _evidence(unit: Unit, office: Office, release_id: UUID, stage: Stage) 
     )
 
 
-async def _is_genuine(unit: Unit, keyring: Keyring, approval: Mapping[str, Any]) -> bool:
+async def _are_genuine(
+    unit: Unit, keyring: Keyring, approval: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> bool:
     """Whether seals commit to the approval and to what the gates said."""
-    evaluation = await unit.conn.fetchrow(_EVALUATION, approval["evaluation_id"])
     pairs = ((tables.release_approvals, approval), (tables.gate_evaluations, evaluation))
     return all([await is_genuine(unit.conn, keyring, table, row) for table, row in pairs])
 

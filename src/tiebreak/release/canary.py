@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from tiebreak.core.release_plan import MOST_CANARY_PERCENT
 from tiebreak.errors import Conflict, InvalidInput
 from tiebreak.registry import canaries, records
 from tiebreak.registry.canaries import Canary, ForgedCanary, Share
@@ -30,7 +31,8 @@ from tiebreak.release.shadow import SYSTEM, check_ready
 from tiebreak.release.states import Kind, Stage, State
 from tiebreak.store.unit import Unit
 
-MOVES = (Kind.CANARY_STARTED, Kind.CANARY_STEP)
+MOVES = (Kind.CANARY_STARTED, Kind.CANARY_STEP, Kind.CANARY_SWITCHED)
+WHOLE = 100  # percent
 DECIDING = (State.CANARY, State.HELD, State.READY)
 
 
@@ -44,6 +46,12 @@ class NoFurtherStep(InvalidInput):
     """The share cannot be this."""
 
     code = "no_further_step"
+
+
+class StepSkipped(Conflict):
+    """The share is larger than that of the plan's next step."""
+
+    code = "step_skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +73,40 @@ async def start(
     plan: CanaryPlan | None = None,
     percent: int | None = None,
 ) -> Release:
-    """Let a release that was approved for it decide the first share of the plan, or this one.
+    """Let a release that was approved for it decide the first share of the plan, or a smaller one.
 
     Without a plan, here and below, it goes by its workflow's. Raises `NoSuchRelease`,
-    `ProductionMoved`, `NotInThisState`, `NotApproved`, `ModelUnfit`, `NotReady` and
-    `AnotherCanary`.
+    `ProductionMoved`, `NotInThisState`, `NotApproved`, `ModelUnfit`, `NotReady`, `AnotherCanary`,
+    `NoFurtherStep` and `StepSkipped`.
     """
     release = await get(office.db, release_id)
     await check_builds(office.library, await office.library.parts(release.policy_hash))
     await check_ready(office.db, office.library, release)
     plan = plan or await plan_of(office, release)
     share = plan.steps[0].percent if percent is None else percent
+    _check_share(share, plan.steps[0].percent)
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         await check_state(unit, release, (State.SHADOW,), "a canary")
         await _decide_share(unit, office, release, share, Kind.CANARY_STARTED, author=actor)
+    return await get(office.db, release_id)
+
+
+async def switch(office: Office, release_id: UUID, *, actor: str) -> Release:
+    """Let a canary that went through its steps decide all tickets; production stays ready.
+
+    That takes what a promotion takes: its gates, and the approval of somebody else than `actor`.
+    Raises `NoSuchRelease`, `ProductionMoved`, `NotInThisState`, `NotApproved`, `ForgedEvidence`,
+    and `NoFurtherStep` when it does already.
+    """
+    release = await get(office.db, release_id)
+    if await share_of(office, release) == WHOLE:
+        raise NoFurtherStep(hint="Promote it, or stop it.", percent=WHOLE)
+    async with office.lane.unit() as unit:
+        await check_current(unit, release)
+        await check_state(unit, release, (State.READY,), "given all tickets")
+        kind = Kind.CANARY_SWITCHED
+        await _decide_share(unit, office, release, WHOLE, kind, author=actor)
     return await get(office.db, release_id)
 
 
@@ -92,19 +119,22 @@ async def step(
     percent: int | None = None,
     is_planned: bool = False,
 ) -> Release:
-    """Let it decide the next share, or this one; a held canary goes on.
+    """Let it decide the next share, or a smaller one; a held canary goes on.
 
-    `is_planned` says that not `actor` stepped it, but the plan they started it by. Raises what
-    `start` raises, and `NoFurtherStep`.
+    All tickets are a `switch`. `is_planned` says that not `actor` stepped it, but the plan they
+    started it by. Raises what `start` raises.
     """
+    if percent == WHOLE:
+        return await switch(office, release_id, actor=actor)
     release = await get(office.db, release_id)
     plan = plan or await plan_of(office, release)
     now = (await share_of(office, release)) or 0
     place = plan.step_of(now) + 1
     if percent is None:
         if place >= len(plan.steps):
-            raise NoFurtherStep(hint="Give --percent, up to 100.", percent=now)
+            raise NoFurtherStep(hint=_THROUGH, percent=now)
         percent = plan.steps[place].percent
+    _check_share(percent, plan.steps[min(place, len(plan.steps) - 1)].percent)
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         await check_state(unit, release, (State.CANARY, State.HELD), "stepped")
@@ -162,7 +192,10 @@ async def plan_of(office: Office, release: Release) -> CanaryPlan:
     section = (await in_force(office, release)).plan
     return CanaryPlan(
         steps=tuple(
-            CanaryStep(step.percent, timedelta(hours=step.hours), step.tickets)
+            # Versions from before this was a limit may name more.
+            CanaryStep(
+                min(step.percent, MOST_CANARY_PERCENT), timedelta(hours=step.hours), step.tickets
+            )
             for step in section.canary_steps
         )
     )
@@ -231,6 +264,18 @@ async def _step_on(
         return await hold(office, release.release_id, actor=SYSTEM, reason=error.message)
 
 
+def _check_share(percent: int, most: int) -> None:
+    """Raises `NoFurtherStep` for what is no canary's share, `StepSkipped` for too large a one."""
+    if not 1 <= percent <= MOST_CANARY_PERCENT:
+        raise NoFurtherStep(hint=_THROUGH, percent=percent)
+    if percent > most:
+        raise StepSkipped(
+            hint=f"At most {most} %: the next step of `release.canary_steps` in production.",
+            percent=percent,
+            most=most,
+        )
+
+
 async def _decide_share(
     unit: Unit,
     office: Office,
@@ -241,15 +286,14 @@ async def _decide_share(
     author: str,
     detail: Mapping[str, object] | None = None,
 ) -> Canary:
-    if not 1 <= percent <= 100:
-        raise NoFurtherStep(hint="A share is 1 to 100 percent.", percent=percent)
     found = (await canaries.newest(office.db, office.keyring)).get(release.workflow)
     if isinstance(found, Canary) and found.percent and found.release_id != release.release_id:
         raise AnotherCanary(
             hint=f"Stop it first: `tiebreak release canary stop {found.release_id}`.",
             release=str(found.release_id),
         )
-    approval = await standing(unit, office.keyring, release.release_id, Stage.CANARY, but=author)
+    stage = Stage.PROMOTION if percent == WHOLE else Stage.CANARY
+    approval = await standing(unit, office.keyring, release.release_id, stage, but=author)
     parts = await office.library.parts(release.policy_hash)
     share = Share(
         release.workflow,
@@ -286,6 +330,10 @@ async def _tickets(office: Office, release: Release, since: datetime) -> int:
         return await conn.fetchval(_TICKETS, release.workflow, since, release.policy_hash)
 
 
+_THROUGH = (
+    f"A canary's share is 1 to {MOST_CANARY_PERCENT} percent; {WHOLE} when it went through its "
+    "steps and is approved for promotion."
+)
 _TICKETS = """
     SELECT count(*) FROM decisions
     WHERE workflow = $1 AND as_of > $2 AND policy_hash = $3 AND ordinal = 1

@@ -1,4 +1,7 @@
-"""The plan of a canary: which shares it goes through, and how much worse it may do."""
+"""The plan of a canary: which shares it goes through, and how much worse it may do.
+
+The steps are those of the workflow (`core.release_plan`).
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,7 @@ class Tolerances:
 class CanaryPlan:
     """How a canary is stepped and watched; `alpha` is the chance of any false alarm, ever."""
 
-    steps: tuple[CanaryStep, ...] = (
-        CanaryStep(1, timedelta(hours=1), 50),
-        CanaryStep(5, timedelta(hours=2), 200),
-        CanaryStep(20, timedelta(hours=4), 500),
-        CanaryStep(50, timedelta(hours=8), 1_000),
-    )
+    steps: tuple[CanaryStep, ...]
     alpha: float = 0.01
     tolerances: Tolerances = Tolerances()
     slow_seconds: float = 0.5

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -16,6 +17,7 @@ from tiebreak.registry import records
 from tiebreak.registry.records import Kind, ProductionMoved, ReleaseRecord
 from tiebreak.release import promotion
 from tiebreak.release.releases import Office
+from tiebreak.release.shadow import SYSTEM
 from tiebreak.store import tables
 from tiebreak.store.addresses import parts_of
 from tiebreak.store.database import Database
@@ -23,6 +25,7 @@ from tiebreak.store.unit import Unit
 from tiebreak.workflows import versions
 
 DUE: Final = timedelta(hours=24)
+OVERDUE: Final = "production.countersignature_overdue"
 
 
 class NothingBefore(Conflict):
@@ -58,7 +61,7 @@ class CountersignatureOverdue(Conflict):
 class Target(StrEnum):
     """What a demotion goes back to."""
 
-    PREVIOUS = "previous"  # the policy that was in production before this one first was
+    PREVIOUS = "previous"  # what was in production before this one first was, not demoted itself
     RULES = "rules"  # the rules of this policy, without its model
 
 
@@ -80,7 +83,8 @@ async def demote(
 ) -> ReleaseRecord:
     """Go back at once, by one person; `seq` is that of the record in production.
 
-    Where that record is forged, what was in production before it counts as the policy before.
+    Where that record is forged, what was in production before it counts as the policy before. What
+    a demotion took out does not come back by another one: that takes two persons.
     Raises `UnknownWorkflow`, `ProductionMoved`, `NothingBefore`, `HistoryMoved` when the policy
     before needs another generation of the history log, and `IsInProduction` when rules decide alone
     already.
@@ -166,6 +170,19 @@ async def overdue(db: Database, *, now: datetime) -> list[Demotion]:
     return [demotion for demotion in await unsigned(db) if demotion.due_at < now]
 
 
+async def note_overdue(office: Office, *, now: datetime) -> list[Demotion]:
+    """Note each late signature in the journal, once; those that are noted now, oldest first."""
+    noted: list[Demotion] = []
+    for late in await overdue(office.db, now=now):
+        subject = f"{late.workflow}/{late.policy_hash}"
+        async with office.lane.unit() as unit:
+            await records.lock(unit, late.workflow)
+            if not await unit.conn.fetchval(_IS_NOTED, OVERDUE, subject, late.seq):
+                unit.note(SYSTEM, OVERDUE, subject, {"seq": late.seq, "author": late.author})
+                noted.append(late)
+    return noted
+
+
 def late_signature(demotion: Demotion) -> Problem:
     """What to tell of a demotion whose second signature is late."""
     workflow = demotion.workflow
@@ -179,11 +196,26 @@ def late_signature(demotion: Demotion) -> Problem:
 
 
 def _before(known: Sequence[ReleaseRecord], seq: int) -> str | None:
-    """The policy before the one that the record `seq` names; `known` is genuine, newest first."""
+    """The policy before the one that the record `seq` names; `known` is genuine, newest first.
+
+    What a demotion took out is passed over.
+    """
     if not known or known[0].seq != seq:
         return _now(known)  # the newest is forged
     first = min(r.seq for r in known if r.policy_hash == known[0].policy_hash)
-    return next((r.policy_hash for r in known if r.seq < first), None)
+    out = _taken_out(known)
+    return next((r.policy_hash for r in known if r.seq < first and r.policy_hash not in out), None)
+
+
+def _taken_out(known: Sequence[ReleaseRecord]) -> set[str]:
+    """The policies that a demotion took out, and that no two persons have put back since."""
+    out = set[str]()
+    for before, record in pairwise(reversed(known)):
+        if record.kind is not Kind.DEMOTE:
+            out.discard(record.policy_hash)
+        elif before.policy_hash != record.policy_hash:  # else it superseded a forged record
+            out.add(before.policy_hash)
+    return out
 
 
 def _now(known: Sequence[ReleaseRecord]) -> str | None:
@@ -198,6 +230,11 @@ async def _parts(unit: Unit, policy_hash: str) -> PolicyParts:
 _NAMED = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = $2"
 _GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"
 _POLICY = "SELECT * FROM policies WHERE policy_hash = $1"
+_IS_NOTED = """
+    SELECT EXISTS (
+        SELECT FROM system_audit
+        WHERE action = $1 AND subject = $2 AND (detail::json ->> 'seq')::int = $3)
+"""
 _DEMOTION = """
     SELECT r.author, r.policy_hash, EXISTS (
         SELECT FROM release_countersignatures s

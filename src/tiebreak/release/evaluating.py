@@ -20,6 +20,7 @@ from tiebreak.release.gathering import gather, hash_of
 from tiebreak.release.plans import InForce, in_force
 from tiebreak.release.releases import Office, Release, get
 from tiebreak.release.states import Kind, Stage, State, after
+from tiebreak.store.reading import newest_as_of
 
 
 class GatesBlock(Conflict):
@@ -36,7 +37,7 @@ class MomentToCome(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What the gates said of a release.
+    """What the gates said of a release, and by what was known by which moment.
 
     `evaluation` is None where it cannot be kept, because the candidate is in quarantine or
     production moved; then it never passes.
@@ -53,6 +54,11 @@ class Evaluated:
         """Whether the release may be approved for the stage."""
         return self.evaluation is not None and self.evaluation.is_passed
 
+    @property
+    def known_by(self) -> datetime:
+        """The moment by whose knowledge the gates were asked."""
+        return datetime.fromisoformat(self.told["known_by"])
+
     def as_data(self) -> dict[str, Any]:
         """The evaluation as plain data."""
         kept = self.evaluation
@@ -63,6 +69,7 @@ class Evaluated:
             "production_seq": self.release.base_seq,
             "stage": self.stage.value,
             "is_passed": self.is_passed,
+            "is_of_the_past": None if kept is None else kept.is_of_the_past,
             "evaluation_id": None if kept is None else str(kept.evaluation_id),
             "evaluated_at": None if kept is None else kept.evaluated_at.isoformat(),
             **self.told,
@@ -79,6 +86,9 @@ async def evaluate(
     known_by: datetime | None = None,
 ) -> Evaluated:
     """Ask every gate of the workflow and keep the answer, by what was known by a moment.
+
+    An answer by what was known at a moment that is long past is kept and told, but nobody may
+    approve it (`evaluations.check_timely`).
 
     Without a stage it is the canary where the workflow asks for one and it has not been.
     Raises `NoSuchRelease`, `MomentToCome`, and `NotInThisState` unless the release is in shadow or
@@ -98,6 +108,8 @@ async def evaluate(
     # In a thread, because whoever asks may be serving meanwhile.
     results = await asyncio.to_thread(judge, gathered)
     told = await asyncio.to_thread(_told, release, gathered, plan, results, moment)
+    clock = await newest_as_of(office.db, release.workflow)
+    told["clock"] = None if clock is None else clock.isoformat()
     is_kept = release.state is not State.QUARANTINED
     is_kept = is_kept and gathered.production_seq == release.base_seq
     kept = None

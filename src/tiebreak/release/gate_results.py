@@ -109,6 +109,7 @@ class Gathered:
     backtest_problem: str
     canary: CanaryRun | None
     reviewed: tuple[int, int]  # flips that people judged, and those they judged for the candidate
+    label_problem: str  # why no ticket has a label; empty: those that have one have it
     compared: Compared | None  # None: too little to compare
     ranking: tuple[NDArray[np.float64], NDArray[np.float64]]  # candidate's and production's
     usable: NDArray[np.bool_]  # tickets with both, and a label

@@ -22,15 +22,35 @@ Keep = Callable[[pl.DataFrame], pl.DataFrame]
 Slices = dict[str, Ints]
 
 
+def label_problem(label: Label | None) -> str:
+    """Why outcomes alone do not tell the labels of a workflow; empty where they do.
+
+    The gates read no reviews. Outcomes that are believed first are right for their tickets, and the
+    other tickets are left out only where silence says nothing.
+    """
+    if label is None or label.precedence == ("outcome",):
+        return ""
+    told = ", ".join(label.precedence)
+    if label.precedence[0] != "outcome":
+        return f"Labels are believed in the order {told}, and the gates do not read reviews yet."
+    if label.absent != "unknown":
+        return (
+            f"A ticket without an outcome is {label.absent} only where nobody reviewed it "
+            f"(precedence: {told}), and the gates do not read reviews yet."
+        )
+    return ""
+
+
 async def read_truth(
     db: Database, columns: Columns, workflow: Workflow, *, known_by: datetime
 ) -> NDArray[np.int8]:
     """What became of scored tickets, by the newest label that was told of by then and is mature.
 
-    1 is a bad end, 0 a good one, -1 stands for what is not known or not mature.
+    1 is a bad end, 0 a good one, -1 stands for what is not known or not mature, and for everything
+    where there is a `label_problem`.
     """
     label = workflow.label
-    if label is None:
+    if label is None or label_problem(label):
         return np.full(len(columns), -1, dtype=np.int8)
     absent = {"unknown": -1, "negative": 0, "positive": 1}[label.absent]
     truth = np.full(len(columns), absent, dtype=np.int8)

@@ -23,6 +23,7 @@ from tiebreak.release.gate_statistics import (
     calibration_error,
     stability_index,
 )
+from tiebreak.release.gates_shadow import OUTCOMES_FIRST
 from tiebreak.training.evaluate import Bin
 
 MORE_LABELS = "Wait for more mature labels, or let the shadow score from an earlier moment on."
@@ -33,7 +34,7 @@ LEAST_SAMPLE = 50  # tickets, below which no share is judged
 def pr_auc(gathered: Gathered, limits: MarginLimits) -> Result:
     """The area under the precision-recall curve beside production's."""
     if gathered.compared is None:
-        return _unlabelled("pr_auc", limits)
+        return _unlabelled("pr_auc", gathered, limits)
     mine, others = gathered.compared.pr_auc
     return _beside("pr_auc", "PR-AUC", mine, others, gathered.compared.pr_auc_difference, limits)
 
@@ -41,7 +42,7 @@ def pr_auc(gathered: Gathered, limits: MarginLimits) -> Result:
 def recall(gathered: Gathered, limits: MarginLimits) -> Result:
     """The share of bad ends among what reviewers can look at, beside production's."""
     if gathered.compared is None:
-        return _unlabelled("recall", limits)
+        return _unlabelled("recall", gathered, limits)
     mine, others = gathered.compared.recall
     told = gathered.compared.recall_difference
     return _beside("recall", "Recall at capacity", mine, others, told, limits)
@@ -50,7 +51,7 @@ def recall(gathered: Gathered, limits: MarginLimits) -> Result:
 def auc(gathered: Gathered, limits: MarginLimits) -> Result:
     """The area under the ROC curve beside production's."""
     if gathered.compared is None:
-        return _unlabelled("auc", limits)
+        return _unlabelled("auc", gathered, limits)
     mine, others = (scores[gathered.usable] for scores in gathered.ranking)
     areas, told = auc_difference(mine, others, gathered.scored.truth[gathered.usable] == 1)
     return _beside("auc", "AUC", *areas, told, limits)
@@ -64,7 +65,7 @@ def calibration(gathered: Gathered, limits: CalibrationLimits) -> Result:
     if gathered.candidate.parts.bundle_digest is None:
         return _rules_alone("calibration", limits.error)
     if gathered.compared is None:
-        return _no_labels("calibration", limits.error)
+        return _no_labels("calibration", gathered, limits.error)
     scores = gathered.scored["score"][gathered.usable]
     truth = gathered.scored.truth[gathered.usable] == 1
     found = calibration_error(scores, truth, seed=gathered.seed)
@@ -101,6 +102,8 @@ def slices(gathered: Gathered, limits: SliceLimits) -> Result:
     if not gathered.slices:
         sentence = "The workflow names no slices."
         return Result("slices", Verdict.PASS, None, limits.margin, sentence)
+    if gathered.label_problem:
+        return _no_labels("slices", gathered, -limits.margin)
     truth = gathered.scored.truth == 1
     judged: dict[str, tuple[float, float, Estimate]] = {}
     told = {
@@ -239,13 +242,15 @@ def _beside(
     )
 
 
-def _unlabelled(gate: str, limits: MarginLimits) -> Result:
-    return _no_labels(gate, -limits.margin)
+def _unlabelled(gate: str, gathered: Gathered, limits: MarginLimits) -> Result:
+    return _no_labels(gate, gathered, -limits.margin)
 
 
-def _no_labels(gate: str, limit: float) -> Result:
-    sentence = "Too few scored tickets have a mature label."
-    return Result(gate, Verdict.NO_EVIDENCE, None, limit, sentence, MORE_LABELS)
+def _no_labels(gate: str, gathered: Gathered, limit: float) -> Result:
+    problem = gathered.label_problem
+    sentence = problem or "Too few scored tickets have a mature label."
+    hint = OUTCOMES_FIRST if problem else MORE_LABELS
+    return Result(gate, Verdict.NO_EVIDENCE, None, limit, sentence, hint)
 
 
 def _rules_alone(gate: str, limit: float) -> Result:

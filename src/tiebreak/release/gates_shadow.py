@@ -21,6 +21,7 @@ LEFT_OUT = (
     "Find out on which tickets the candidate fails. Where its shadow was given a smaller share or "
     "left a time out, start it again with the larger `--share`, or that `--since`."
 )
+OUTCOMES_FIRST = "Put `outcome` first in `label.precedence`, with `absent: unknown`."
 SHADOW_ON = "Leave it in shadow, or let it score from an earlier moment on."
 
 
@@ -43,7 +44,9 @@ def volume(gathered: Gathered, limits: VolumeLimits) -> Result:
 
 def labels(gathered: Gathered, limits: LabelLimits) -> Result:
     """Scored tickets with a mature label."""
-    scored = gathered.scored
+    scored, problem = gathered.scored, gathered.label_problem
+    if problem:
+        return Result("labels", Verdict.NO_EVIDENCE, None, limits.count, problem, OUTCOMES_FIRST)
     count, positives = int(scored.is_labelled.sum()), int((scored.truth == 1).sum())
     is_enough = count >= limits.count and min(positives, count - positives) >= limits.positives
     return Result(

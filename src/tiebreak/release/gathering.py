@@ -12,6 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from tiebreak.backtest.evidence import AlteredBacktest, Evidence, NoSuchBacktest
+from tiebreak.backtest.finished import UnsealedBacktest, check_sealed
 from tiebreak.core.policy import Policy
 from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.workflow import Workflow
@@ -29,7 +30,7 @@ from tiebreak.release.gate_coverage import count_unscored, cover, read_times
 from tiebreak.release.gate_results import Again, CanaryRun, Coverage, Gathered, Missing
 from tiebreak.release.gate_sample import Sampler
 from tiebreak.release.gate_statistics import Compared, compare
-from tiebreak.release.gate_texts import Slices, read_slices, read_truth
+from tiebreak.release.gate_texts import Slices, label_problem, read_slices, read_truth
 from tiebreak.release.plans import production_of
 from tiebreak.release.releases import Office, Release
 from tiebreak.release.states import Kind, Stage
@@ -85,7 +86,7 @@ async def gather(
         _slices(db, columns, plan, candidate.workflow, production),
         _again(sampler, sides, columns, candidate, production),
     )
-    backtest, problem = _backtest(evidence, release, before)
+    backtest, problem = await _backtest(office, evidence, release, before)
     return Gathered(
         stage=stage,
         plan=plan,
@@ -103,8 +104,9 @@ async def gather(
         missing=missing,
         backtest=backtest,
         backtest_problem=problem,
-        canary=await _canary(db, release, events),
-        reviewed=await _reviewed(db, pair),
+        canary=await _canary(db, release, events, known_by),
+        reviewed=await _reviewed(db, pair, known_by),
+        label_problem=label_problem(candidate.workflow.label),
         compared=compared,
         ranking=ranking,
         usable=usable,
@@ -183,14 +185,17 @@ async def _slices(
     return {field: read.get(field, {}) for field in named}
 
 
-def _backtest(
-    evidence: Evidence, release: Release, production: str | None
+async def _backtest(
+    office: Office, evidence: Evidence, release: Release, production: str | None
 ) -> tuple[dict[str, Any] | None, str]:
     """What the release's backtest found, or why it is no evidence."""
     try:
-        found = evidence.get(release.backtest_id).evidence
-    except (NoSuchBacktest, AlteredBacktest) as error:
+        made = await asyncio.to_thread(evidence.get, release.backtest_id)
+        async with office.db.connection() as conn:
+            await check_sealed(conn, office.keyring, made)
+    except (NoSuchBacktest, AlteredBacktest, UnsealedBacktest) as error:
         return None, f"Backtest {release.backtest_id[:12]}: {error.message}"
+    found = made.evidence
     if found["policy_hash"] != release.policy_hash:
         return None, "The backtest is of another policy."
     if found["baseline"]["production"] != production:
@@ -198,8 +203,10 @@ def _backtest(
     return dict(found), ""
 
 
-async def _canary(db: Database, release: Release, events: list[Event]) -> CanaryRun | None:
-    """The newest run of the canary."""
+async def _canary(
+    db: Database, release: Release, events: list[Event], known_by: datetime
+) -> CanaryRun | None:
+    """The newest run of the canary, on tickets until a moment."""
     starts = [place for place, e in enumerate(events) if e.kind is Kind.CANARY_STARTED]
     if not starts:
         return None
@@ -207,16 +214,17 @@ async def _canary(db: Database, release: Release, events: list[Event]) -> Canary
     is_finished = Kind.CANARY_FINISHED in since and Kind.CANARY_ROLLED_BACK not in since
     async with db.connection() as conn:
         begun = events[starts[-1]].at
-        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun)
+        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun, known_by)
     assert row is not None
     return CanaryRun(is_finished, row["decided"], row["failed"], row["below"])
 
 
-async def _reviewed(db: Database, pair: Pair) -> tuple[int, int]:
+async def _reviewed(db: Database, pair: Pair, known_by: datetime) -> tuple[int, int]:
     if pair.production is None:
         return 0, 0
     async with db.connection() as conn:
-        row = await conn.fetchrow(_REVIEWED, pair.workflow, pair.policy_hash, pair.production)
+        told = (pair.workflow, pair.policy_hash, pair.production, known_by)
+        row = await conn.fetchrow(_REVIEWED, *told)
     assert row is not None
     return row["judged"], row["agreeing"]
 
@@ -232,18 +240,20 @@ def hash_of(scored: Scored) -> str:
 _CANARY = """
     SELECT count(*) AS decided, count(*) FILTER (WHERE model_status = 'failed') AS failed,
            count(*) FILTER (WHERE band < hard_floor) AS below
-    FROM decisions WHERE workflow = $1 AND policy_hash = $2 AND decided_at >= $3
+    FROM decisions
+    WHERE workflow = $1 AND policy_hash = $2 AND decided_at >= $3 AND as_of <= $4
 """
 _REVIEWED = """
     SELECT count(*) AS judged,
            count(*) FILTER (WHERE abs(f.band - s.band) < abs(f.band - d.band)) AS agreeing
     FROM (
         SELECT DISTINCT ON (workflow, ticket_id) workflow, ticket_id, band FROM ml_feedback
-        WHERE workflow = $1 ORDER BY workflow, ticket_id, ordinal DESC) f
+        WHERE workflow = $1 AND given_at <= $4
+        ORDER BY workflow, ticket_id, ordinal DESC) f
     JOIN ml_shadow_scores s ON s.workflow = f.workflow AND s.ticket_id = f.ticket_id
         AND s.policy_hash = $2
     JOIN decisions d ON d.as_of = s.as_of AND d.workflow = s.workflow
         AND d.ticket_id = s.ticket_id AND d.revision = s.revision AND d.policy_hash = $3
         AND d.ordinal = 1
-    WHERE s.band <> d.band
+    WHERE s.band <> d.band AND s.as_of <= $4
 """

@@ -13,6 +13,7 @@ from sqlalchemy import Select, Text, cast, func, select, tuple_
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.backtest.evidence import Backtest
+from tiebreak.backtest.finished import check_sealed
 from tiebreak.core.policy import PolicyParts
 from tiebreak.errors import Conflict, InvalidInput, NotFound
 from tiebreak.registry import canaries, records
@@ -108,8 +109,8 @@ async def propose(
 ) -> Release:
     """Propose a policy whose versions are stored; `backtest` is of exactly it against production.
 
-    Raises `BacktestOfAnother`, `UnknownVersion`, `ModelUnfit` when its bundle does not load, and
-    `ForgedRelease` when what is in production is.
+    Raises `BacktestOfAnother`, `UnsealedBacktest`, `UnknownVersion`, `ModelUnfit` when its bundle
+    does not load, and `ForgedRelease` when what is in production is.
     """
     recipe = await office.library.recipe(parts)
     return await propose_new(office, recipe, backtest, author=author, reason=reason)
@@ -120,7 +121,7 @@ async def propose_new(
 ) -> Release:
     """Propose a policy, and store its versions with it; a refused one leaves nothing.
 
-    Raises `BacktestOfAnother`, and `ModelUnfit` when its bundle does not load.
+    Raises `BacktestOfAnother`, `UnsealedBacktest`, and `ModelUnfit` when its bundle does not load.
     """
     _check_fit(await office.library.tried(recipe), recipe.parts)
     async with office.lane.unit() as unit:
@@ -269,6 +270,7 @@ async def _propose(
     seq = await records.lock(unit, parts.workflow)
     production = await records.newest(unit, keyring, parts.workflow)
     check_backtest(parts, backtest, None if production is None else production.policy_hash)
+    await check_sealed(unit.conn, keyring, backtest)
     version = await versions.keep(
         unit, recipe.workflow, recipe.rule_set, author=author, reason=reason
     )

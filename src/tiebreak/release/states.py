@@ -1,6 +1,6 @@
 """The states of a release: what may happen to it when, and what becomes of it then.
 
-The database refuses events by the same table (`release_transitions`, migration 0004).
+The database refuses events by the same table (`release_transitions`, migration 0008).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Kind(StrEnum):
     CANARY_HELD = "canary_held"
     CANARY_ROLLED_BACK = "canary_rolled_back"
     CANARY_FINISHED = "canary_finished"
+    CANARY_SWITCHED = "canary_switched"  # it decides all tickets, and production stays ready
     GATED = "gated"
     APPROVED = "approved"
     PROMOTED = "promoted"
@@ -93,6 +94,7 @@ TRANSITIONS: Final[Mapping[Kind, Transition]] = {
     Kind.CANARY_HELD: _from(State.CANARY, to=State.HELD),
     Kind.CANARY_ROLLED_BACK: _from(State.CANARY, State.HELD, State.READY, to=State.STOPPED),
     Kind.CANARY_FINISHED: _from(State.CANARY, State.HELD, to=State.READY),
+    Kind.CANARY_SWITCHED: _from(State.READY, to=None),
     Kind.GATED: _from(*_TRIED, to=None),
     Kind.APPROVED: _from(*_TRIED, to=None),
     # From `retired` by a rollback or a demotion to it; by a promotion from the other two alone.

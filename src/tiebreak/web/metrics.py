@@ -69,6 +69,13 @@ class Metrics:
             multiprocess_mode="livesum",
         )
 
+        self.countersignatures_overdue = Gauge(
+            "tiebreak_countersignatures_overdue",
+            "Demotions that nobody has countersigned in time, as of the newest scrape.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+
     def served(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
         children = self._served.get((route, status))

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.errors import Problem, TiebreakError
-from tiebreak.release.demotion import late_signature, overdue
+from tiebreak.release.demotion import Demotion, late_signature, overdue
 from tiebreak.store.database import is_connection_failure
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import LeanRoute
@@ -85,7 +85,11 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Counters and histograms of all workers together, in Prometheus' text format."""
-    return Response(site_of(request).metrics.exposition(), media_type=CONTENT_TYPE)
+    site = site_of(request)
+    late = await _overdue(site)
+    if late is not None:
+        site.metrics.countersignatures_overdue.set(len(late))
+    return Response(site.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 async def _database_problem(site: Site) -> Problem | None:
@@ -102,16 +106,20 @@ async def _database_problem(site: Site) -> Problem | None:
 
 async def _warnings(site: Site) -> list[Problem]:
     """What is overdue; nothing while the database does not say."""
+    return [late_signature(demotion) for demotion in await _overdue(site) or ()]
+
+
+async def _overdue(site: Site) -> list[Demotion] | None:
+    """The demotions whose second signature is late; None while the database does not say."""
     try:
         async with asyncio.timeout(DATABASE_SECONDS):
-            late = await overdue(site.db, now=datetime.now(UTC))
+            return await overdue(site.db, now=datetime.now(UTC))
     except (TiebreakError, TimeoutError):
-        return []
+        return None
     except Exception as error:
         if is_connection_failure(error):
-            return []
+            return None
         raise
-    return [late_signature(demotion) for demotion in late]
 
 
 async def _queue_problem(site: Site) -> Problem | None:

@@ -32,6 +32,7 @@ class GateFigures(Shape):
     policy_hash: str
     production_seq: int = Field(description="Number of the production record it is bound to.")
     is_passed: bool
+    known_by: datetime = Field(description="They were asked by what was known then.")
     results: dict[str, Any] = Field(
         description="`gates` with verdict, figure, limit and a sentence each; limits in force, "
         "seed, moment of knowledge and hashes of the evidence."
@@ -109,6 +110,7 @@ async def evaluate_gates(request: Request, release_id: str = RELEASE) -> Respons
             "production_seq": found.release.base_seq,
             "evaluated_at": None if kept is None else kept.evaluated_at,
             "is_passed": found.is_passed,
+            "known_by": found.known_by,
             "results": found.told,
         }
     )
@@ -124,5 +126,6 @@ def _told(found: Evaluation | None) -> dict[str, Any] | None:
         "production_seq": found.production_seq,
         "evaluated_at": found.evaluated_at,
         "is_passed": found.is_passed,
+        "known_by": found.known_by,
         "results": found.results,
     }
