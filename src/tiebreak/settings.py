@@ -143,6 +143,17 @@ class TrainingSettings(_Section):
     """Most time by the clock."""
 
 
+class BacktestSettings(_Section):
+    """What one backtest that was asked for over HTTP may take; it is ended where it takes more."""
+
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that decide its tickets; a command takes as many as `--jobs` says."""
+    memory_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    """Most memory of each process."""
+    wall_seconds: Annotated[float, Field(gt=0)] = 8 * 3600
+    """Most time by the clock."""
+
+
 class MlflowSettings(_Section):
     """Where training runs are told of in MLflow; needs the extra `mlflow`."""
 
@@ -252,6 +263,7 @@ class Settings(BaseSettings):
     artifacts: ArtifactSettings = ArtifactSettings()
     api: ApiSettings = ApiSettings()
     training: TrainingSettings = TrainingSettings()
+    backtest: BacktestSettings = BacktestSettings()
     mlflow: MlflowSettings = MlflowSettings()
     shadow: ShadowSettings = ShadowSettings()
     log: LogSettings = LogSettings()

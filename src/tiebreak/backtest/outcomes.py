@@ -26,6 +26,8 @@ from tiebreak.backtest.flips import (
 )
 from tiebreak.core.release_plan import ReleasePlan
 
+MINUTES_A_REVIEW = 6.0  # unless somebody says otherwise
+
 Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 

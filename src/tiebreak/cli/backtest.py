@@ -12,6 +12,7 @@ import typer
 
 from tiebreak.backtest import report
 from tiebreak.backtest.evidence import Backtest, Evidence
+from tiebreak.backtest.outcomes import MINUTES_A_REVIEW
 from tiebreak.backtest.plans import Request
 from tiebreak.backtest.run import Runner
 from tiebreak.bundles.folder import write_whole
@@ -32,8 +33,6 @@ from tiebreak.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-MINUTES_A_REVIEW = 6.0
 
 app = typer.Typer()
 

@@ -56,6 +56,7 @@ def status(json: JsonOption = False) -> None:
 def list_(
     workflow: Annotated[str | None, typer.Option(help="Only those of this workflow.")] = None,
     state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only those by this person.")] = None,
     json: JsonOption = False,
 ) -> None:
     """List releases, newest first.
@@ -66,7 +67,9 @@ def list_(
     async def work(session: Session) -> list[Release]:
         return await releases.releases(session.db, workflow)
 
-    found = [each for each in look(work) if state is None or each.state is state]
+    found = [
+        each for each in look(work) if state in (None, each.state) and author in (None, each.author)
+    ]
     rows = [
         (
             short(each.release_id),
@@ -86,18 +89,23 @@ def list_(
 
 @app.command()
 def history(
-    workflow: WorkflowArgument,
+    workflow: Annotated[
+        str | None, typer.Argument(help="The workflow's name; default: all of them.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """Show who did what to a workflow's releases and its production, newest first.
+    """Show who did what to releases and to what is in production, newest first.
 
     Example: `tiebreak release history locate`
     """
 
     async def work(session: Session) -> list[journal.Row]:
-        await versions.latest(session.db, workflow)
-        filters = journal.Filters(actions=ACTIONS, subject=f"{workflow}/")
+        if workflow is None:
+            filters = journal.Filters(actions=ACTIONS)
+        else:
+            await versions.latest(session.db, workflow)
+            filters = journal.Filters(actions=ACTIONS, subject=f"{workflow}/")
         return await journal.entries(session.db, filters, limit=limit)
 
     entries = [row | {"detail": orjson.loads(row["detail"])} for row in look(work)]
@@ -106,13 +114,14 @@ def history(
             minute(each["at"]),
             each["actor"],
             each["action"],
+            each["subject"].partition("/")[0],
             short(each["subject"].partition("/")[2]),
             details(each["detail"]),
         )
         for each in entries
     ]
-    columns = ("at", "who", "what", "policy", "details")
-    title = f"What happened to {workflow}"
+    columns = ("at", "who", "what", "workflow", "policy", "details")
+    title = f"What happened to {workflow or 'all workflows'}"
     Output(as_json=json).result({"entries": entries}, table(title, columns, rows))
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from tiebreak.backtest.evidence import Backtest, Evidence
+from tiebreak.backtest.orders import Orders
+from tiebreak.backtest.outcomes import MINUTES_A_REVIEW
 from tiebreak.backtest.run import Runner
-from tiebreak.cli.backtest import MINUTES_A_REVIEW
 from tiebreak.cli.changes import (
     BundleOption,
     FolderOption,
@@ -67,7 +68,7 @@ def command(
         evidence = Evidence.of(session.settings)
         made = None if backtest is None else evidence.get(backtest)
         if made is not None and is_unchanged:
-            draft = await drafts.draft_of(office, releases.parts_of(made))
+            draft = await drafts.draft_of_backtest(office, Orders.of(session.settings), made)
         else:
             draft = await drafts.draft(office, session.artifacts, workflow, changes)
         if made is None:

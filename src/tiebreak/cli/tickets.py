@@ -175,7 +175,7 @@ def _one_again(
             request = Request(session.person, reason)
             return await service.decide_again(workflow, ticket_id, number, request)
 
-    told = act(person, work)
+    told = act(person, work, needs="decide_again")
     text = (
         f"{ticket_id}, revision {told['revision']}, decision {told['ordinal']}: "
         f"{told['band']}, {told['route']}."
@@ -204,7 +204,7 @@ def _many_again(
                     lambda count: progress(f"{count:,} decided", 0.0),
                 )
 
-    count = act(person, work)
+    count = act(person, work, needs="decide_again")
     told = {"workflow": workflow, "dry_run": dry_run, "tickets": count}
     text = f"Would decide {count:,} tickets again." if dry_run else f"Decided {count:,} again."
     output.result(told, text)

@@ -159,13 +159,13 @@ def command(
             return await session.trainer.run(await asked(session), progress)
 
     if detach:
-        turn = act(person, queued)
+        turn = act(person, queued, needs="start_training")
         output.result(records.waiting(turn), f"Queued: training run {turn.run_id}.")
         output.note(f"Next: `tiebreak training show {str(turn.run_id)[:8]}`")
         if report:
             output.note("Then: `tiebreak reports show MODEL --to FILE`")
         return
-    run = act(person, trained)
+    run = act(person, trained, needs="start_training")
     output.result(as_data(run), metrics_table(run))
     if run.tracked.status != "tracked":
         output.note(f"MLflow does not know of this run: {run.tracked.detail}")

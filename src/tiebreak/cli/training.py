@@ -93,7 +93,7 @@ def cancel(
         await session.trainer.cancel(run_id, by=session.person, reason=reason)
         return run_id
 
-    ended = act(person, work)
+    ended = act(person, work, needs="cancel_training")
     Output(as_json=json).result(
         {"run_id": str(ended), "cancelled": True}, f"Training run {ended} is told to end."
     )

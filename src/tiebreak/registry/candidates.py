@@ -84,7 +84,9 @@ async def candidate(
     """
     parts = [changes.folder, changes.bundle, changes.knobs]
     if changes.policy is None and not any(parts):
-        raise NothingChanged(hint="Give --policy, or some of --workflow, --bundle and --set.")
+        raise NothingChanged(
+            hint="Name a stored policy, or change the workflow's files, the model or a knob."
+        )
     base = await _base(db, library, workflow, production)
     if changes.policy is not None:
         if any(parts):

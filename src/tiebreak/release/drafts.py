@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tiebreak.backtest.evidence import Backtest, Evidence
+from tiebreak.backtest.orders import Orders
 from tiebreak.backtest.plans import Request
 from tiebreak.backtest.run import Progress, Runner
 from tiebreak.bundles.artifacts import ArtifactStore
@@ -13,7 +15,7 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.policy import PolicyParts
 from tiebreak.registry import records
 from tiebreak.registry.candidates import Changes, candidate
-from tiebreak.registry.policies import Recipe
+from tiebreak.registry.policies import Recipe, UnknownVersion
 from tiebreak.registry.proposals import Change, changed
 from tiebreak.release.releases import Office
 from tiebreak.store.kept import HistoryNotReady, kept, not_ready
@@ -55,6 +57,21 @@ async def draft(office: Office, artifacts: ArtifactStore, workflow: str, changes
 async def draft_of(office: Office, parts: PolicyParts) -> Draft:
     """A policy whose versions are stored. Raises `UnknownVersion`."""
     recipe = await office.library.recipe(parts)
+    return Draft(recipe, await _production(office, parts.workflow))
+
+
+async def draft_of_backtest(office: Office, orders: Orders, backtest: Backtest) -> Draft:
+    """The policy that was backtested; its versions are stored, or stand in what was asked for.
+
+    Raises `UnknownVersion`.
+    """
+    parts = PolicyParts(**backtest.evidence["policy"])
+    try:
+        return await draft_of(office, parts)
+    except UnknownVersion:
+        recipe = await asyncio.to_thread(orders.recipe, parts.hash)
+        if recipe is None:
+            raise
     return Draft(recipe, await _production(office, parts.workflow))
 
 

@@ -12,7 +12,7 @@ from celery.schedules import crontab
 from tiebreak.settings import Settings
 
 RESULT_SECONDS = 24 * 3600
-THREADS = 8  # training only waits in one, so that timed work has others
+THREADS = 8  # training and backtests only wait in one, so that timed work has others
 _settings = Settings.load()
 _queue = None if _settings.redis.url is None else _settings.redis.url.get_secret_value()
 
@@ -20,7 +20,12 @@ app = Celery(
     "tiebreak",
     broker=_queue,
     backend=_queue,
-    include=["tiebreak.tasks.audit", "tiebreak.tasks.store", "tiebreak.tasks.training"],
+    include=[
+        "tiebreak.tasks.audit",
+        "tiebreak.tasks.backtest",
+        "tiebreak.tasks.store",
+        "tiebreak.tasks.training",
+    ],
 )
 app.conf.update(
     task_serializer="json",
@@ -43,6 +48,11 @@ app.conf.update(
         },
         "training runs that were left": {
             "task": "training.sweep",
+            "schedule": crontab(),
+            "options": {"expires": 55},
+        },
+        "backtests that were left": {
+            "task": "backtest.sweep",
             "schedule": crontab(),
             "options": {"expires": 55},
         },

@@ -18,6 +18,7 @@ from tiebreak.core.workflow import Field, FieldType
 from tiebreak.web.bodies import LINES, TABLES
 from tiebreak.web.release_shapes import (
     ApprovalRequest,
+    BacktestRequest,
     CanaryShare,
     Countersignature,
     DemotionRequest,
@@ -72,6 +73,8 @@ REQUESTS: Mapping[str, type[BaseModel]] = {
     "decide_again": DecideAgain,
     "start_training": StartTraining,
     "cancel_training": CancelTraining,
+    "start_backtest": BacktestRequest,
+    "cancel_backtest": Stop,
     "propose_release": Proposal,
     "rebase_release": Proposal,
     "withdraw_release": Withdrawal,

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tiebreak.backtest.orders import State as BacktestState
+from tiebreak.backtest.outcomes import MINUTES_A_REVIEW
 from tiebreak.registry import records
 from tiebreak.release.approvals import MOST_HOURS
 from tiebreak.release.demotion import Target
@@ -52,6 +54,11 @@ Evidence = Annotated[
         examples=["9c1185a5c5e9"],
     ),
 ]
+Start = Annotated[str, Field(pattern="^[0-9a-f]{1,64}$", examples=["9c1185a5c5e9"])]
+Bundle = Annotated[str, Field(pattern="^([0-9a-f]{1,64}|none)$", examples=["none"])]
+FileName = Literal["workflow.yaml", "features.yaml", "rules.yaml", "examples.yaml"]
+DryRun = Annotated[bool, Field(description="Check everything and change nothing.")]
+WasDryRun = Annotated[bool, Field(description="True: everything was checked, nothing is kept.")]
 Seen = Annotated[
     Number | None,
     Field(
@@ -117,10 +124,53 @@ class Candidate(Release):
     is_current: bool = Field(description="False: production moved, its evidence is void.")
 
 
+class GateFigures(Shape):
+    """What the gates before a stage said, and what it depends on."""
+
+    stage: Stage
+    policy_hash: str
+    production_seq: int = Field(description="Number of the production record it is bound to.")
+    is_passed: bool
+    known_by: datetime = Field(description="They were asked by what was known then.")
+    results: dict[str, Any] = Field(
+        description="`gates` with verdict, figure, limit and a sentence each; limits in force, "
+        "seed, moment of knowledge and hashes of the evidence."
+    )
+
+
+class GateEvaluation(GateFigures):
+    """What the gates before a stage said last, and what it depends on."""
+
+    evaluation_id: str
+    evaluated_at: datetime
+
+
+class GateAnswer(GateFigures):
+    """What the gates say now, and what it depends on."""
+
+    release_id: str
+    evaluation_id: str | None = Field(
+        description="Null: it was not kept, because the candidate is in quarantine or production "
+        "moved; then it never passes."
+    )
+    evaluated_at: datetime | None
+
+
+class GateEvaluations(Shape):
+    """What the gates said of a release; null before they were asked."""
+
+    release_id: str
+    canary: GateEvaluation | None
+    promotion: GateEvaluation | None
+
+
 class ReleaseDetail(Candidate):
-    """A release with its approvals and everything that happened to it."""
+    """A release with its approvals, what its gates said, and everything that happened to it."""
 
     approvals: list[ReleaseApproval]
+    evaluations: dict[Stage, GateEvaluation] = Field(
+        description="The newest one of each stage before which the gates were asked."
+    )
     events: list[ReleaseEvent]
 
 
@@ -162,6 +212,14 @@ class ReleaseOverview(Shape):
     problems: list[Mistake]
 
 
+class PartChange(Shape):
+    """A part in which a policy differs from the one in production."""
+
+    part: str
+    before: str | int | None
+    after: str | int | None
+
+
 class ProductionRecord(Shape):
     """The release record that says what is in production now."""
 
@@ -177,11 +235,100 @@ class ProductionRecord(Shape):
     release_id: str | None
 
 
+class Done(ProductionRecord):
+    """The release record of a step, or the one that it would leave."""
+
+    dry_run: WasDryRun
+
+
+class Withdrawn(Release):
+    """The release that was taken back, or would be."""
+
+    dry_run: WasDryRun
+
+
+class GivenApproval(ReleaseApproval):
+    """The approval that was given, or would be."""
+
+    dry_run: WasDryRun
+
+
 class Countersigned(Shape):
-    """A demotion that was signed by a second person."""
+    """A demotion that was signed by a second person, or would be."""
 
     workflow: str
     seq: int
+    dry_run: WasDryRun
+
+
+class BacktestRequest(Shape):
+    """A change to be tried on history; parts that are not given are those in production."""
+
+    workflow: str = Field(max_length=200, pattern=NO_NUL, examples=["locate"])
+    policy: Start | None = Field(
+        None, description="Hash of a stored policy, or its first digits; alone."
+    )
+    files: dict[FileName, str] | None = Field(
+        None, description="The texts of a workflow's folder by file: fields, features, rules, …"
+    )
+    bundle: Bundle | None = Field(
+        None, description="Digest of a model, or its first digits; `none`: rules alone."
+    )
+    knobs: dict[str, Any] | None = Field(None, examples=[{"points.high": 36}])
+    since: Moment | None = Field(None, description="First `as_of`; null: all of history.")
+    until: Moment | None = Field(None, description="End of `as_of`; null: all of history.")
+    by: list[str] | None = Field(None, description="Count by these fields; null: the slices.")
+    minutes_a_review: float = Field(
+        MINUTES_A_REVIEW, ge=0, le=1e6, description="How long a review takes, for reviewer hours."
+    )
+
+
+class BacktestError(Shape):
+    """Why there is no evidence."""
+
+    code: str
+    message: str
+    hint: str
+    problems: list[Mistake]
+    fields: dict[str, Any]
+
+
+class BacktestRun(Shape):
+    """A backtest that was asked for: how far it is, and what came of it."""
+
+    run_id: str = Field(examples=[ID])
+    workflow: str
+    policy_hash: str = Field(description="Of the policy that is tried.")
+    production: str | None = Field(description="The policy it is compared with.")
+    changes: list[PartChange]
+    since: datetime | None
+    until: datetime | None
+    by: list[str]
+    minutes_a_review: float
+    author: str
+    asked_at: datetime
+    state: BacktestState
+    step: str | None = Field(description="What it does, or did when it ended.")
+    share: float | None = Field(description="Of the tickets that are decided.")
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancelled_by: str | None
+    backtest: str | None = Field(description="Id of the evidence, for a proposal.")
+    error: BacktestError | None
+
+
+class BacktestRunDetail(BacktestRun):
+    """A backtest that was asked for, with what it found."""
+
+    evidence: dict[str, Any] | None = Field(
+        description="Figures and all that they depend on; null until it has finished."
+    )
+
+
+class BacktestPage(Shape):
+    """Backtests that were asked for, newest first."""
+
+    backtests: list[BacktestRun]
 
 
 class Proposal(Shape):
@@ -195,6 +342,7 @@ class Withdrawal(Shape):
     """Why a release is taken back."""
 
     reason: Reason
+    dry_run: DryRun = False
 
 
 class ApprovalRequest(Shape):
@@ -205,12 +353,14 @@ class ApprovalRequest(Shape):
     hours: Hours | None = Field(
         None, description="How long it is valid; default, and at most: `release.approval_hours`."
     )
+    dry_run: DryRun = False
 
 
 class Promotion(Shape):
     """Why a release is promoted."""
 
     reason: Reason
+    dry_run: DryRun = False
 
 
 class Rollback(Shape):
@@ -219,6 +369,7 @@ class Rollback(Shape):
     policy_hash: str = Field(pattern="^[0-9a-f]{64}$", examples=[HASH])
     reason: Reason
     seq: Seen = None
+    dry_run: DryRun = False
 
 
 class DemotionRequest(Shape):
@@ -227,6 +378,7 @@ class DemotionRequest(Shape):
     reason: Reason
     to: Target = Field(Target.PREVIOUS, examples=["previous"])
     seq: Seen = None
+    dry_run: DryRun = False
 
 
 class Countersignature(Shape):
@@ -234,6 +386,7 @@ class Countersignature(Shape):
 
     seq: Number = Field(description="Number of the demotion's record.")
     note: Note = ""
+    dry_run: DryRun = False
 
 
 class ShadowStart(Shape):
@@ -266,4 +419,7 @@ class GateQuestion(Shape):
 
     stage: Stage | None = Field(
         None, description="Null: what comes next for the release.", examples=["promotion"]
+    )
+    known_by: Moment | None = Field(
+        None, description="Count tickets and labels known by then; null: now. It is kept with it."
     )

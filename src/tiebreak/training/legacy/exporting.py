@@ -30,7 +30,10 @@ def to_joblib(parts: Mapping[str, bytes]) -> bytes:
     NoNativeModel.
     """
     if MANIFEST not in parts or not {_XGBOOST, _LIGHTGBM} & parts.keys():
-        raise NoNativeModel(hint="Keep the file that it was imported from.")
+        raise NoNativeModel(
+            hint="Only models trained here by XGBoost or LightGBM can be written so; of an imported "
+            "one keep the file that it came from."
+        )
     out = io.BytesIO()
     untyped: Any = joblib
     untyped.dump(_native(parts), out)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,51 +16,10 @@ from tiebreak.release.states import Stage
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
 from tiebreak.web.auth import LeanRoute, actor_of
-from tiebreak.web.release_shapes import GateQuestion
-from tiebreak.web.shapes import Shape
+from tiebreak.web.release_shapes import GateAnswer, GateEvaluations, GateQuestion
 from tiebreak.web.site import site_of
 
 router = APIRouter(prefix="/v1/releases", route_class=LeanRoute, tags=["releases"])
-
-
-class GateFigures(Shape):
-    """What the gates before a stage said, and what it depends on."""
-
-    stage: Stage
-    policy_hash: str
-    production_seq: int = Field(description="Number of the production record it is bound to.")
-    is_passed: bool
-    known_by: datetime = Field(description="They were asked by what was known then.")
-    results: dict[str, Any] = Field(
-        description="`gates` with verdict, figure, limit and a sentence each; limits in force, "
-        "seed, moment of knowledge and hashes of the evidence."
-    )
-
-
-class GateEvaluation(GateFigures):
-    """What the gates before a stage said last, and what it depends on."""
-
-    evaluation_id: str
-    evaluated_at: datetime
-
-
-class GateAnswer(GateFigures):
-    """What the gates say now, and what it depends on."""
-
-    release_id: str
-    evaluation_id: str | None = Field(
-        description="Null: it was not kept, because the candidate is in quarantine or production "
-        "moved; then it never passes."
-    )
-    evaluated_at: datetime | None
-
-
-class GateEvaluations(Shape):
-    """What the gates said of a release; null before they were asked."""
-
-    release_id: str
-    canary: GateEvaluation | None
-    promotion: GateEvaluation | None
 
 
 @router.get(
@@ -77,7 +34,8 @@ async def get_release_gates(request: Request, release_id: str = RELEASE) -> Resp
     release = await releases.get(site.db, id_of(release_id))
     told: dict[str, Any] = {"release_id": str(release.release_id)}
     for stage in Stage:
-        told[stage.value] = _told(await evaluations.newest(site.db, release.release_id, stage))
+        found = await evaluations.newest(site.db, release.release_id, stage)
+        told[stage.value] = None if found is None else evaluation_told(found)
     return answered(told)
 
 
@@ -99,6 +57,7 @@ async def evaluate_gates(request: Request, release_id: str = RELEASE) -> Respons
         id_of(release_id),
         wanted.stage,
         actor=actor_of(request).person,
+        known_by=wanted.known_by,
     )
     kept = found.evaluation
     return answered(
@@ -116,9 +75,8 @@ async def evaluate_gates(request: Request, release_id: str = RELEASE) -> Respons
     )
 
 
-def _told(found: Evaluation | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
+def evaluation_told(found: Evaluation) -> dict[str, Any]:
+    """What the gates said, as the API tells it."""
     return {
         "evaluation_id": str(found.evaluation_id),
         "stage": found.stage.value,

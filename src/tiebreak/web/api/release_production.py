@@ -15,14 +15,14 @@ from tiebreak.release.demotion import countersign, demote
 from tiebreak.release.overview import overview
 from tiebreak.release.promotion import rollback
 from tiebreak.web.answering import answered, described
-from tiebreak.web.api.release_requests import REFUSALS, read
+from tiebreak.web.api.release_requests import REFUSALS, office_for, read
 from tiebreak.web.auth import LeanRoute, actor_of
 from tiebreak.web.problems import Unauthenticated
 from tiebreak.web.release_shapes import (
     Countersignature,
     Countersigned,
     DemotionRequest,
-    ProductionRecord,
+    Done,
     ReleaseOverview,
     Rollback,
 )
@@ -61,7 +61,7 @@ async def get_production(request: Request) -> Response:
     "/production/{workflow}/rollback",
     name="rollback_production",
     summary="Roll back",
-    responses=described(ProductionRecord, *REFUSALS),
+    responses=described(Done, *REFUSALS),
     openapi_extra=APPROVAL,
 )
 async def rollback_production(request: Request, workflow: str = WORKFLOW) -> Response:
@@ -72,7 +72,7 @@ async def rollback_production(request: Request, workflow: str = WORKFLOW) -> Res
     site, wanted = site_of(request), await read(request, Rollback)
     approver = await _approver(request)
     record = await rollback(
-        site.office,
+        office_for(site, is_rehearsal=wanted.dry_run),
         workflow,
         wanted.policy_hash,
         seq=wanted.seq or await records.seq_now(site.db, workflow),
@@ -80,14 +80,14 @@ async def rollback_production(request: Request, workflow: str = WORKFLOW) -> Res
         approver=approver,
         reason=wanted.reason,
     )
-    return answered(asdict(record))
+    return answered({**asdict(record), "dry_run": wanted.dry_run})
 
 
 @router.post(
     "/production/{workflow}/demote",
     name="demote_production",
     summary="Demote at once",
-    responses=described(ProductionRecord, *REFUSALS),
+    responses=described(Done, *REFUSALS),
 )
 async def demote_production(request: Request, workflow: str = WORKFLOW) -> Response:
     """Take the policy in production out of it; in force in every worker within a second.
@@ -96,14 +96,14 @@ async def demote_production(request: Request, workflow: str = WORKFLOW) -> Respo
     """
     site, wanted = site_of(request), await read(request, DemotionRequest)
     record = await demote(
-        site.office,
+        office_for(site, is_rehearsal=wanted.dry_run),
         workflow,
         wanted.to,
         seq=wanted.seq or await records.seq_now(site.db, workflow),
         author=actor_of(request).person,
         reason=wanted.reason,
     )
-    return answered(asdict(record))
+    return answered({**asdict(record), "dry_run": wanted.dry_run})
 
 
 @router.post(
@@ -116,13 +116,13 @@ async def countersign_demotion(request: Request, workflow: str = WORKFLOW) -> Re
     """Sign another person's demotion."""
     wanted = await read(request, Countersignature)
     await countersign(
-        site_of(request).office,
+        office_for(site_of(request), is_rehearsal=wanted.dry_run),
         workflow,
         wanted.seq,
         signer=actor_of(request).person,
         note=wanted.note,
     )
-    return answered({"workflow": workflow, "seq": wanted.seq})
+    return answered({"workflow": workflow, "seq": wanted.seq, "dry_run": wanted.dry_run})
 
 
 async def _approver(request: Request) -> str:

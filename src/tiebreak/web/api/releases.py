@@ -14,30 +14,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tiebreak.backtest.evidence import Backtest, Evidence
-from tiebreak.release import releases
+from tiebreak.backtest.orders import Orders
+from tiebreak.release import drafts, releases
 from tiebreak.release.approvals import approvals_of, approve
+from tiebreak.release.evaluations import newest
 from tiebreak.release.events import ACTIONS, events_of
 from tiebreak.release.overview import overview
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Filters
-from tiebreak.release.states import State
+from tiebreak.release.states import Stage, State
 from tiebreak.store import journal
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.audit import entries_page
-from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
+from tiebreak.web.api.release_gates import evaluation_told
+from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, office_for, read
 from tiebreak.web.auth import GuardedRoute, LeanRoute, actor_of
 from tiebreak.web.cursors import read_cursor, write_cursor
 from tiebreak.web.release_shapes import (
     NO_NUL,
     ApprovalRequest,
-    ProductionRecord,
+    Done,
+    GivenApproval,
     Promotion,
     Proposal,
     Release,
-    ReleaseApproval,
     ReleaseDetail,
     ReleasePage,
     Withdrawal,
+    Withdrawn,
 )
 from tiebreak.web.shapes import AuditPage
 from tiebreak.web.site import Site, site_of
@@ -130,7 +134,7 @@ async def list_release_history(
     responses=described(ReleaseDetail, *READING),
 )
 async def get_release(request: Request, release_id: str = RELEASE) -> Response:
-    """A release with its approvals and everything that happened to it, oldest first."""
+    """A release with its approvals, what its gates said, and its events, oldest first."""
     return answered(await _detail(site_of(request), id_of(release_id)))
 
 
@@ -141,15 +145,18 @@ async def get_release(request: Request, release_id: str = RELEASE) -> Response:
     responses=described(Release, *REFUSALS),
 )
 async def propose_release(request: Request) -> Response:
-    """Propose a policy that was backtested against what is in production; its versions are stored.
+    """Propose a policy that was backtested against what is in production.
 
-    `tiebreak release propose` stores versions and runs the backtest too.
+    What is new of its versions is stored with the release.
     """
     site, wanted = site_of(request), await read(request, Proposal)
     made = await _backtest(site, wanted.backtest)
-    parts = releases.parts_of(made)
+    draft = await drafts.draft_of_backtest(site.office, Orders.of(site.settings), made)
+    await drafts.check_history(site.office, draft)
     author = actor_of(request).person
-    release = await releases.propose(site.office, parts, made, author=author, reason=wanted.reason)
+    release = await releases.propose_new(
+        site.office, draft.recipe, made, author=author, reason=wanted.reason
+    )
     return answered(asdict(release))
 
 
@@ -174,53 +181,56 @@ async def rebase_release(request: Request, release_id: str = RELEASE) -> Respons
     "/{release_id}/withdraw",
     name="withdraw_release",
     summary="Take a release back",
-    responses=described(Release, *REFUSALS),
+    responses=described(Withdrawn, *REFUSALS),
 )
 async def withdraw_release(request: Request, release_id: str = RELEASE) -> Response:
     """Take a release back for good; its canary decides no more."""
     site, wanted = site_of(request), await read(request, Withdrawal)
     release = await releases.withdraw(
-        site.office, id_of(release_id), actor=actor_of(request).person, reason=wanted.reason
+        office_for(site, is_rehearsal=wanted.dry_run),
+        id_of(release_id),
+        actor=actor_of(request).person,
+        reason=wanted.reason,
     )
-    return answered(asdict(release))
+    return answered({**asdict(release), "dry_run": wanted.dry_run})
 
 
 @router.post(
     "/{release_id}/approve",
     name="approve_release",
     summary="Approve a release",
-    responses=described(ReleaseApproval, *REFUSALS),
+    responses=described(GivenApproval, *REFUSALS),
 )
 async def approve_release(request: Request, release_id: str = RELEASE) -> Response:
     """Approve what the gates said last of a release that somebody else proposed."""
     wanted = await read(request, ApprovalRequest)
     given = await approve(
-        site_of(request).office,
+        office_for(site_of(request), is_rehearsal=wanted.dry_run),
         id_of(release_id),
         wanted.stage,
         approver=actor_of(request).person,
         note=wanted.note,
         lifetime=None if wanted.hours is None else timedelta(hours=wanted.hours),
     )
-    return answered(asdict(given))
+    return answered({**asdict(given), "dry_run": wanted.dry_run})
 
 
 @router.post(
     "/{release_id}/promote",
     name="promote_release",
     summary="Promote a release",
-    responses=described(ProductionRecord, *REFUSALS),
+    responses=described(Done, *REFUSALS),
 )
 async def promote_release(request: Request, release_id: str = RELEASE) -> Response:
     """Put a release into production by the approval of another person."""
     wanted = await read(request, Promotion)
     record = await promote(
-        site_of(request).office,
+        office_for(site_of(request), is_rehearsal=wanted.dry_run),
         id_of(release_id),
         author=actor_of(request).person,
         reason=wanted.reason,
     )
-    return answered(asdict(record))
+    return answered({**asdict(record), "dry_run": wanted.dry_run})
 
 
 async def _backtest(site: Site, start: str) -> Backtest:
@@ -230,10 +240,14 @@ async def _backtest(site: Site, start: str) -> Backtest:
 async def _detail(site: Site, release_id: UUID) -> dict[str, Any]:
     release = await releases.get(site.db, release_id)
     now = await overview(site.db, site.keyring)
+    asked = [await newest(site.db, release_id, stage) for stage in Stage]
     return {
         **asdict(release),
         "percent": now.share(release),
         "is_current": now.is_current(release),
         "approvals": [asdict(each) for each in await approvals_of(site.db, release_id)],
+        "evaluations": {
+            each.stage.value: evaluation_told(each) for each in asked if each is not None
+        },
         "events": [asdict(each) for each in await events_of(site.db, release_id)],
     }
