@@ -94,40 +94,39 @@ class Teller:
         people = ("--as", ENGINEER, "--approved-by", APPROVER)
         self._run("install", "release", "install", name, "--without-gates", *people, *_WHY)
         decided = self._run("decide", "tickets", "decide", name, *since)
-        assessed = self._run("assess", "assess", name, *since)
+        both = ("--beside", trained["bundle_digest"]) if self.story.has_text else ()
+        assessed = self._run("assess", "assess", name, *since, *both)
         replayed = self._run("replay", "replay", "--workflow", name, "--sample", REPLAYED)
-        text = self._text(trained, since) if self.story.has_text else None
+        text = self._text(trained, since, assessed["beside"]) if self.story.has_text else None
         verified = self._run("verify", "audit", "verify")
         return {
             "imported": imported["tickets"],
             "trained": _kept(trained, ("family", "trees", "rows", "seed")),
             "decided": decided["decided"],
-            "assessed": assessed,
+            "assessed": assessed | {"beside": None},
             "text": text,
             "replayed": _kept(replayed, ("replayed", "identical")),
             "verified": verified["verified"],
             "seconds": self.seconds,
         }
 
-    def _text(self, trained: dict[str, Any], since: Sequence[str]) -> dict[str, Any]:
-        """What words gain and cost: the same model without them, on the same tickets."""
+    def _text(
+        self, trained: dict[str, Any], since: Sequence[str], whole: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What words gain and cost: the `whole` model beside the same one without them."""
         name, folder = self.story.workflow, self.folder / "without_text"
         without_words(ROOT / "workflows" / name, folder)
         self._run("load again", "workflow", "load", str(folder), "--reason", WITHOUT)
         plain = self._train("train without text")
-        told: dict[str, Any] = {}
-        for which, digest in (
-            ("with", trained["bundle_digest"]),
-            ("without", plain["bundle_digest"]),
-        ):
-            beside = ("--beside", digest)
-            assessed = self._run(f"assess {which} text", "assess", name, *since, *beside)["beside"]
-            told[which] = assessed | {"bytes": self._bytes(digest)}
+        beside = ("--beside", plain["bundle_digest"])
+        told = {
+            "with": whole,
+            "without": self._run("assess without text", "assess", name, *since, *beside)["beside"],
+        }
         seconds = (self.seconds["train"], self.seconds["train without text"])
-        for which, taken, trees in zip(
-            ("with", "without"), seconds, (trained["trees"], plain["trees"]), strict=True
-        ):
-            told[which] |= {"training_seconds": taken, "trees": trees}
+        for which, taken, run in zip(told, seconds, (trained, plain), strict=True):
+            size = self._bytes(run["bundle_digest"])
+            told[which] |= {"bytes": size, "training_seconds": taken, "trees": run["trees"]}
         return told
 
     def _train(self, step: str) -> dict[str, Any]:
