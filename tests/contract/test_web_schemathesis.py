@@ -53,6 +53,10 @@ include-operation-id = "record_outcome"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
+include-operation-id = "start_backtest"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
 include-operation-id = "list_releases"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "422"]
 
