@@ -88,8 +88,8 @@ class Teller:
         files = [str(self.data / file) for file in self.story.files]
         self._run("load", "workflow", "load", str(ROOT / "workflows" / name), *_WHY)
         imported = self._run("import", "import", name, *files)
-        trained = self._train("train")
         self._run("engineer", "keys", "create", "--person", ENGINEER, "--role", "ml_engineer")
+        trained = self._train("train")
         self._run("approver", "keys", "create", "--person", APPROVER, "--role", APPROVER)
         people = ("--as", ENGINEER, "--approved-by", APPROVER)
         self._run("install", "release", "install", name, "--without-gates", *people, *_WHY)
@@ -132,7 +132,8 @@ class Teller:
     def _train(self, step: str) -> dict[str, Any]:
         story = self.story
         moments = ("--known-by", story.known_by, "--valid-from", story.decided_from)
-        return self._run(step, "train", story.workflow, *moments, *story.trained, *_WHY)
+        by = ("--as", ENGINEER, *_WHY)
+        return self._run(step, "train", story.workflow, *moments, *story.trained, *by)
 
     def _bytes(self, digest: str) -> int:
         file = self.folder / f"{digest}.bundle"

@@ -21,9 +21,9 @@ PROGRAM = Path(sys.executable).with_name("schemathesis")
 ROOT = Path(__file__).parents[2]
 
 # What no schema can say, so that data that fits it may be refused: a cursor is one that the list
-# gave, a ticket id is printable, an outcome is not in the future. Any text is a batch, whose lines
-# are judged one by one. A ticket's id may end in "/outcomes", so GET is taken there too, and the
-# header `Allow`, which says so, is left to a test of our own.
+# gave, a ticket id is printable, an outcome or a moment of knowledge is not in the future. Any text
+# is a batch, whose lines are judged one by one. A ticket's id may end in "/outcomes", so GET is
+# taken there too, and the header `Allow`, which says so, is left to a test of our own.
 CONFIG = """
 [parameters]
 "path.workflow" = "repairs"
@@ -50,6 +50,14 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
 include-operation-id = "record_outcome"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-operation-id = "start_backtest"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-operation-id = "evaluate_gates"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]

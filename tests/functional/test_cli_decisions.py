@@ -215,6 +215,15 @@ def test_a_command_asks_for_the_role_that_http_asks_for(place: Place) -> None:
         ):
             refused = place.json("release", command, *words, "--as", person, code=6)["error"]
             assert refused["code"] == "role_missing", command
+        for words in (
+            ("train", "locate", *why),
+            ("train", "locate", *why, "--detach"),
+            ("training", "cancel", "0000", *why),
+            ("tickets", "decide-again", "locate", "nobody", *why),
+            ("tickets", "decide-again", "locate", "--since", "2026-01-01", *why),
+        ):
+            refused = place.json(*words, "--as", person, code=6)["error"]
+            assert refused["code"] == "role_missing", words
     # one who approves needs the role too, and what is over counts no more
     back = ("release", "rollback", "locate", "--to", "00", "--as", "ann", *why, "--approved-by")
     assert place.json(*back, "aud", code=6)["error"]["code"] == "role_missing"

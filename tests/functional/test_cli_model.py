@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import stat
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,17 @@ import pytest
 import xgboost as xgb
 from tests.databases import DatabaseUrls
 from tests.functional.places import ROOT, Place
+from tests.functional.serving import settings_for
+from tests.sample_models import frame_of, parameters, snapshot
 
+from tiebreak.bundles.artifacts import ArtifactStore
+from tiebreak.bundles.format import make_bundle
+from tiebreak.bundles.signing import BundleKeys
 from tiebreak.cli import exits
+from tiebreak.core.model import Model
+from tiebreak.core.workflow import FamilyChoice
+from tiebreak.settings import Keyring
+from tiebreak.training.train import train
 from tiebreak.web.shapes import ModelDetail, ModelList
 
 KEY = bytes(range(32))
@@ -162,3 +174,49 @@ def test_a_revoked_key_takes_its_models_out_of_service(place: Place) -> None:
     assert [failed["digest"] for failed in renewed["failed"]] == [digest]
     actions = [e["action"] for e in place.json("audit", "list")["entries"]]
     assert "bundle_key.revoked" in actions
+
+
+def trained(place: Place, family: FamilyChoice) -> Mapping[str, bytes]:
+    """The parts of a model that was trained here; it is stored, too."""
+    settings = settings_for(place.urls, place.folder / "data")
+    parts = train(
+        snapshot(), parameters(family=family), lambda _step, _share: None, fingerprint="here"
+    ).parts
+    keys = BundleKeys.of(Keyring.load(settings))
+    ArtifactStore.of(settings).put_bundle(make_bundle(parts, keys))
+    return parts
+
+
+@pytest.mark.parametrize("family", ["xgboost", "lightgbm"])
+def test_a_model_trained_here_goes_out_as_a_pair_that_says_the_same(
+    place: Place, family: FamilyChoice
+) -> None:
+    model = Model.load(trained(place, family), "0" * 64)
+    digest = place.json("model", "list")["models"][0]["digest"]
+    path = place.folder / "out.joblib"
+    key = ("--joblib", "--key", place.folder / "key.hex")
+    told = place.json("model", "export", digest[:12], "--to", path, *key)
+    assert told["paths"] == [str(path), str(path.with_suffix(".sig"))]
+    mac = hmac.new(KEY, path.read_bytes(), hashlib.sha256).hexdigest()
+    assert path.with_suffix(".sig").read_text().strip() == mac
+    x = model.matrix(frame_of(500, seed=9))
+    np.save(place.folder / "x.npy", x)
+    assert b"tiebreak" not in path.read_bytes()  # another system knows nothing of ours
+    load = (
+        "from tiebreak.training.openmp import provide_openmp; provide_openmp();"
+        "import joblib, numpy as np; m = joblib.load('out.joblib'); x = np.load('x.npy');"
+        "s = m.predict_proba(x)[:, 1] if hasattr(m, 'predict_proba') else m.predict(x);"
+        "np.save('s.npy', s)"
+    )
+    subprocess.run([sys.executable, "-c", load], cwd=place.folder, check=True)
+    margins = model.margins(x).astype(np.float64)
+    np.testing.assert_allclose(np.load(place.folder / "s.npy"), 1 / (1 + np.exp(-margins)), 0, 1e-6)
+
+
+def test_an_imported_model_does_not_go_out_again(place: Place) -> None:
+    path = place.folder / "out.joblib"
+    options = ("--to", path, "--joblib", "--key", place.folder / "key.hex")
+    error = place.json("model", "export", imported(place)[:12], *options, code=3)["error"]
+    assert error["code"] == "no_native_model"
+    assert "keep the file" in error["hint"]
+    assert not path.exists()

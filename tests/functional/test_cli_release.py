@@ -76,6 +76,8 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
         release["release_id"]
     ]
     assert place.json("release", "list", "--state", "shadow")["releases"] == []
+    assert place.json("release", "list", "--author", "bob")["releases"] == []
+    assert len(place.json("release", "list", "--author", "ann")["releases"]) == 1
 
     early = ("release", "approve", start, "--stage", "promotion", "--as", "bob")
     error = place.json(*early, code=5)["error"]
@@ -118,6 +120,7 @@ def test_a_change_goes_into_production_and_back(place: Place) -> None:
         *("production.rollback_approved", "production.promoted"),
     ]
     assert entries[-1]["action"] == "release.installed"
+    assert place.json("release", "history")["entries"] == entries  # there is no other workflow
     code, out, _ = place.run("release", "history", "locate")
     assert code == exits.OK
     assert "ann" in out

@@ -16,14 +16,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import orjson
 import pytest
-from tests.databases import servers_place
+from tests.databases import run, servers_place
 from tests.functional.places import run_here
 
 from tiebreak.cli import exits
 from tiebreak.cli.demonstration.tickets import Live
+from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.ingest.simulator import Simulation, simulate
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,8 @@ class Machine:
         A plain command of ours runs in this process, which saves its imports.
         """
         words = shlex.split(line)
-        if words[0] == "tiebreak" and words[1] not in ("up", "down"):
+        is_plain = not re.search(r"[|>$]", line)
+        if is_plain and words[0] == "tiebreak" and words[1] not in ("up", "down"):
             with contextlib.chdir(self.folder):
                 code, out, err = run_here(self.environment, words[1:])
             assert code == exits.OK, f"{line}\n{out}{err}"
@@ -207,6 +210,82 @@ def coming(simulation: Simulation) -> Iterator[bytes]:
     return iter(Live(live.tickets, live.events, "").bodies(datetime.now(UTC), fields))
 
 
+FORGED = """
+    INSERT INTO release_records
+    SELECT (jsonb_populate_record(r, jsonb_build_object(
+        'seq', production_seq(workflow) + 1, 'mac', '\\x00', 'policy_hash', $1::text,
+        'bundle_digest', NULL, 'kind', 'demote', 'approver', NULL, 'release_id', NULL))).*
+    FROM release_records r WHERE workflow = 'locate' ORDER BY seq DESC LIMIT 1
+"""
+
+
+def forge(machine: Machine) -> None:
+    """Write a release record past the code, as one with the database's passwords could."""
+    folder = machine.data_dir
+    lines = (folder / "services" / "postgres" / "postmaster.pid").read_text().splitlines()
+    password = (folder / "secrets" / "superuser.password").read_text().strip()
+    server = PostgresServer(int(lines[0]), int(lines[3]), None, password, adopted=True)
+
+    async def work() -> None:
+        database = await asyncpg.connect(server.url("tiebreak"))
+        await database.execute("SET session_replication_role = replica")
+        await database.execute(FORGED, machine.names["POLICY"])
+        await database.close()
+
+    run(work())
+    machine.ready("degraded")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1_500)
+def test_what_was_forged_or_lost_is_mended(first: Machine) -> None:
+    installed = first.production()
+    first.names["POLICY"] = installed["policy"]
+    page = "bad-artifact.md"
+    forge(first)
+    first.follow(page, 3, 4)
+    assert first.production()["policy"] == installed["policy"]
+    forge(first)
+    first.follow(page, 5)
+    assert (first.production()["policy"], first.production()["kind"]) == (
+        *(installed["policy"], "rollback"),
+    )
+    forge(first)
+    first.follow(page, 6)
+    assert first.production()["model"] is None
+    first.ready("ready")
+    first.follow("rollback.md", 1)
+    first.follow(page, 7, 8, 9)
+    assert first.tiebreak("release list")["releases"][0]["state"] == "draft"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1_500)
+def test_keys_that_got_out_are_replaced(first: Machine) -> None:
+    secrets = first.data_dir / "secrets"
+    page = "key-rotation-and-compromise.md"
+    first.follow(page, *range(7))
+    assert first.production()["model"] is None
+    first.ready("ready")
+    (trained, old) = first.tiebreak("model list")["models"]
+    assert trained["key_id"] == "k2"
+    assert "revoked" in old["problem"]
+
+    # where models are trained: `ed-1` signs, and what it signed is trusted
+    first.shell("tiebreak model keygen ed-1")
+    (secrets / "bundle.current").write_text("ed-1")
+    first.shell("tiebreak model renew " + trained["digest"])
+    (secrets / "bundle.k2.key").unlink()
+    first.follow(page, 7)
+    (renewed,) = [m for m in first.tiebreak("model list")["models"] if m["problem"] is None]
+    assert (renewed["digest"], renewed["key_id"]) == (trained["digest"], "ed-2")
+    first.follow(page, 8)
+    assert (secrets / "bundle.revoked").read_text().split() == ["k1", "ed-1", "kms-1"]
+    first.follow(page, 9, 10)
+    first.ready("ready")
+    assert (secrets / "seal.current").read_text() == "k3"
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1_500)
 def test_the_runbooks_do_what_they_say(first: Machine, second: Machine) -> None:
@@ -251,10 +330,6 @@ def test_the_runbooks_do_what_they_say(first: Machine, second: Machine) -> None:
     first.follow("bad-artifact.md", 0, 1)
     first.ready("ready")
     first.follow("bad-artifact.md", 2)
-
-    first.follow("key-rotation-and-compromise.md")
-    assert first.production()["model"] is None
-    first.ready("ready")
 
     shutil.copy(backup, second.folder)
     second.follow("restore-on-a-new-machine.md", 1)

@@ -79,8 +79,9 @@ def test_the_schedule_works_each_minute_and_makes_partitions_each_day() -> None:
     from tiebreak.tasks.app import app
 
     schedule = {entry["task"]: entry["schedule"] for entry in app.conf.beat_schedule.values()}
-    assert set(schedule) == {"audit.checkpoint", "store.partitions", "training.sweep"}
-    for task in ("audit.checkpoint", "training.sweep"):
+    minutely = {"audit.checkpoint", "backtest.sweep", "training.sweep"}
+    assert set(schedule) == minutely | {"store.partitions"}
+    for task in minutely:
         assert schedule[task].minute == set(range(60))
         assert schedule[task].hour == set(range(24))
     assert len(schedule["store.partitions"].minute) == len(schedule["store.partitions"].hour) == 1

@@ -45,7 +45,7 @@ RUBBISH: dict[str, list[Any]] = {
     "canary/step": [{"percent": -1}, {"share": 0.5}, {"percent": 10**30}],
     "canary/hold": [{}, {"reason": ""}, {"reason": "x" * 100_000}],
     "canary/stop": [{}, {"reason": 1}, {"reason": "why", "guard": "missed"}],
-    "gates": [{"stage": "production"}, {"stage": 1}, {"known_by": "2026-01-31T00:00:00Z"}],
+    "gates": [{"stage": "production"}, {"stage": 1}, {"known_by": "2026-01-31"}, {"since": "x"}],
 }
 
 
@@ -83,8 +83,12 @@ def test_a_candidate_goes_through_shadow_gates_and_canary(site: Site) -> None:
     assert (asked["is_passed"], verdicts["current"], verdicts["volume"]) == (
         *(False, "pass", "no evidence"),
     )
+    early = {"stage": "canary", "known_by": "2020-01-01T00:00:00Z"}
+    assert ok(bob.post(f"{way}/gates", json=early))["results"]["known_by"].startswith("2020-01-01")
+    asked = ok(bob.post(f"{way}/gates", json={"stage": "canary"}))
     kept = ok(ann.get(f"{way}/gates"))
     assert (kept["canary"]["evaluation_id"], kept["promotion"]) == (asked["evaluation_id"], None)
+    assert ok(ann.get(way))["evaluations"] == {"canary": kept["canary"]}
     assert ok(ann.post(f"{way}/gates", json={}))["stage"] == "promotion"
 
     refused(bob.post(f"{way}/approve", json={"stage": "canary"}), 409, "not_gated")

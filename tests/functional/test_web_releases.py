@@ -120,8 +120,14 @@ def test_a_release_goes_its_way_and_production_goes_back(site: Site) -> None:
     own = client(site, "ann", Role.APPROVER)
     refused(own.post(f"{way}/approve", json=approval), 403, "four_eyes")
     refused(ann.post(f"{way}/promote", json=WHY), 409, "not_approved")
+    dry = ok(bob.post(f"{way}/approve", json={**approval, "dry_run": True}))
+    assert (dry["dry_run"], ok(bob.get(way))["approvals"]) == (True, [])
     assert ok(bob.post(f"{way}/approve", json=approval))["approver"] == "bob"
+    for step in ("promote", "withdraw"):
+        assert ok(ann.post(f"{way}/{step}", json={**WHY, "dry_run": True}))["dry_run"] is True
+        assert ok(ann.get(way))["state"] == "shadow"
     record = ok(ann.post(f"{way}/promote", json=WHY))
+    assert record["dry_run"] is False
     assert (record["seq"], record["author"], record["approver"]) == (2, "ann", "bob")
     shown = ok(bob.get(way))
     assert (shown["state"], shown["events"][-1]["kind"]) == ("production", "promoted")
@@ -141,6 +147,9 @@ def test_a_release_goes_its_way_and_production_goes_back(site: Site) -> None:
         headers = {"X-Approval": second.headers["Authorization"]}
         refused(ann.post(f"{PRODUCTION}/rollback", json=back, headers=headers), status, code)
     headers = {"X-Approval": bob.headers["Authorization"]}
+    dry = ann.post(f"{PRODUCTION}/rollback", json={**back, "dry_run": True}, headers=headers)
+    assert (ok(dry)["dry_run"], ok(dry)["policy_hash"]) == (True, first)
+    assert ok(ann.get(f"{BASE}/production"))["production"][0]["seq"] == 2
     rolled = ok(ann.post(f"{PRODUCTION}/rollback", json=back, headers=headers))
     assert (rolled["kind"], rolled["approver"], rolled["policy_hash"]) == ("rollback", "bob", first)
 
@@ -181,6 +190,7 @@ def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     ok(ann.post(f"{BASE}/{release['release_id']}/promote", json=WHY))
     stale = {"seq": 1, **WHY}
     refused(lead.post(f"{PRODUCTION}/demote", json=stale), 409, "production_moved")
+    assert ok(lead.post(f"{PRODUCTION}/demote", json={"dry_run": True, **WHY}))["dry_run"] is True
     record = ok(lead.post(f"{PRODUCTION}/demote", json={"to": "previous", **WHY}))
     assert (record["kind"], record["author"], record["approver"]) == ("demote", "cat", None)
     assert lead.get("/readyz").json()["warnings"] == []
@@ -194,6 +204,7 @@ def test_a_demotion_over_http_and_a_late_signature(site: Site) -> None:
     signed = {"seq": record["seq"], "note": "right so"}
     cat = client(site, "cat", Role.APPROVER)
     refused(cat.post(f"{PRODUCTION}/countersign", json=signed), 403, "own_demotion")
+    ok(bob.post(f"{PRODUCTION}/countersign", json={**signed, "dry_run": True}))
     ok(bob.post(f"{PRODUCTION}/countersign", json=signed))
     refused(bob.post(f"{PRODUCTION}/countersign", json=signed), 409, "already_countersigned")
     assert lead.get("/readyz").json()["warnings"] == []

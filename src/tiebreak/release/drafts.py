@@ -17,7 +17,7 @@ from tiebreak.registry import records
 from tiebreak.registry.candidates import Changes, candidate
 from tiebreak.registry.policies import Recipe, UnknownVersion
 from tiebreak.registry.proposals import Change, changed
-from tiebreak.release.releases import Office
+from tiebreak.release.releases import Office, parts_of
 from tiebreak.store.kept import HistoryNotReady, kept, not_ready
 from tiebreak.workflows import versions
 from tiebreak.workflows.versions import UnknownWorkflow
@@ -65,7 +65,7 @@ async def draft_of_backtest(office: Office, orders: Orders, backtest: Backtest) 
 
     Raises `UnknownVersion`.
     """
-    parts = PolicyParts(**backtest.evidence["policy"])
+    parts = parts_of(backtest)
     try:
         return await draft_of(office, parts)
     except UnknownVersion:

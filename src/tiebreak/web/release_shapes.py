@@ -274,7 +274,9 @@ class BacktestRequest(Shape):
     bundle: Bundle | None = Field(
         None, description="Digest of a model, or its first digits; `none`: rules alone."
     )
-    knobs: dict[str, Any] | None = Field(None, examples=[{"points.high": 36}])
+    knobs: dict[str, bool | int | float | str | None] | None = Field(
+        None, description="New values by dotted name.", examples=[{"points.high": 36}]
+    )
     since: Moment | None = Field(None, description="First `as_of`; null: all of history.")
     until: Moment | None = Field(None, description="End of `as_of`; null: all of history.")
     by: list[str] | None = Field(None, description="Count by these fields; null: the slices.")

@@ -31,8 +31,8 @@ def to_joblib(parts: Mapping[str, bytes]) -> bytes:
     """
     if MANIFEST not in parts or not {_XGBOOST, _LIGHTGBM} & parts.keys():
         raise NoNativeModel(
-            hint="Only models trained here by XGBoost or LightGBM can be written so; of an "
-            "imported one keep the file that it came from."
+            hint="Only models trained here by XGBoost or LightGBM can; of one that was imported "
+            "keep the file."
         )
     out = io.BytesIO()
     untyped: Any = joblib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
@@ -154,7 +154,7 @@ async def _draft(site: Site, wanted: BacktestRequest) -> Draft:
             policy=wanted.policy,
             folder=None if wanted.files is None else Path(folder),
             bundle=wanted.bundle,
-            knobs={k: orjson.dumps(v).decode() for k, v in (wanted.knobs or {}).items()},
+            knobs={name: json.dumps(value) for name, value in (wanted.knobs or {}).items()},
         )
         artifacts = ArtifactStore.of(site.settings)
         return await drafts.draft(site.office, artifacts, wanted.workflow, changes)
