@@ -14,9 +14,10 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
-from tiebreak.core.history import HistoryPlan
+from tiebreak.core.features import FeaturePlan
+from tiebreak.core.matrix import feature_matrix
 from tiebreak.core.tickets import outcome_schema, ticket_schema
-from tiebreak.core.workflow import Workflow
+from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.ingest import units
 from tiebreak.ingest.importer import Files, ImportReport, import_history
 from tiebreak.ingest.intake import Arrival, Event, EventReader, Intake, TicketReader
@@ -27,6 +28,8 @@ from tiebreak.store.admission import admit
 from tiebreak.store.database import Database
 from tiebreak.store.outcomes import Report, record
 from tiebreak.store.starts import Starts
+from tiebreak.training.dataset import TICKET_ID, feature_specs
+from tiebreak.training.snapshot import read_snapshot
 from tiebreak.workflows.check import check_folder
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +138,7 @@ async def test_a_stream_of_the_past_comes_in_as_it_was_known(
     assert told[:half] == told[half:]
 
 
-async def test_context_equals_that_of_admission_one_by_one(
+async def test_training_sees_what_admission_one_by_one_sees(
     db: Database, keyring: Keyring, locate: Workflow, simulation: Simulation, tmp_path: Path
 ) -> None:
     """Admission sees the imported log: nothing about a ticket differs but its name."""
@@ -152,8 +155,13 @@ async def admitted_equal_imported(
     at: datetime,
     folder: Path,
 ) -> None:
-    """From `at` on, admit and report one by one under one name; import all under another."""
-    twin = workflow.model_copy(update={"name": "twin"})
+    """From `at` on, admit and report one by one under one name; import all under another.
+
+    What is stored is equal, and so is every bit of what a model is trained on and what it is given.
+    """
+    assert workflow.label is not None
+    label = workflow.label.model_copy(update={"maturity_days": 0, "absent": "negative"})
+    twin = workflow.model_copy(update={"name": "twin", "label": label})
     await load(db, keyring, twin, simulation, folder / "whole")
     tickets, events = simulation.write(folder / "later")
     intake = Intake()
@@ -163,7 +171,7 @@ async def admitted_equal_imported(
     later += [e for e in intake.events if e.given_at >= at]
     later.sort(key=moment_of)
     lane = await Lane.open(db, "tests", keyring)
-    one_by_one = OneByOne(lane, workflow, HistoryPlan(workflow), keyring)
+    one_by_one = OneByOne(lane, workflow, FeaturePlan(workflow), keyring)
     for item in later:
         await one_by_one.take(item)
     compare = (
@@ -175,6 +183,19 @@ async def admitted_equal_imported(
     assert len(admitted) == sum(isinstance(item, Arrival) for item in later) > 0
     assert admitted == imported
 
+    secret = keyring.entity_key
+    trained = await read_snapshot(
+        db, twin, known_by=END, entity_secret=secret, rules=RuleSet(rules=())
+    )
+    trained = trained.select((trained.as_of >= at).to_numpy())
+    ids = trained.frame[TICKET_ID].to_list()
+    assert len(ids) == len(admitted)
+    specs = feature_specs(trained, {})
+    served = pl.concat([one_by_one.features[ticket_id] for ticket_id in ids])
+    matrices = [feature_matrix(specs, frame) for frame in (trained.frame, served)]
+    assert matrices[0].shape == (len(ids), len(workflow.features))
+    assert [row.tobytes() for row in matrices[0]] == [row.tobytes() for row in matrices[1]]
+
 
 def moment_of(item: Arrival | Event) -> datetime:
     return item.as_of if isinstance(item, Arrival) else item.given_at
@@ -182,22 +203,26 @@ def moment_of(item: Arrival | Event) -> datetime:
 
 @dataclass(frozen=True)
 class OneByOne:
-    """Live admission and reporting, one item a transaction, at the moments given."""
+    """Live admission and reporting, one item a transaction, at the moments given.
+
+    `features` are the columns that a model would be given of each ticket.
+    """
 
     lane: Lane
     workflow: Workflow
-    plan: HistoryPlan
+    computed: FeaturePlan
     keyring: Keyring
     starts: Starts = field(default_factory=Starts)
+    features: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     async def take(self, item: Arrival | Event) -> None:
         name, schema = self.workflow.name, ticket_schema(self.workflow)
         async with self.lane.unit() as unit:
             if isinstance(item, Arrival):
-                await admit(
+                admission = await admit(
                     unit,
                     name,
-                    self.plan,
+                    self.computed.history,
                     schema,
                     [item.submission],
                     actors=["tests"],
@@ -206,11 +231,13 @@ class OneByOne:
                     starts=self.starts,
                     as_of=item.as_of,
                 )
+                frame, _ = self.computed.columns(*admission.columns())
+                self.features[item.submission.ticket_id] = frame
             else:
                 await record(
                     unit,
                     name,
-                    self.plan,
+                    self.computed.history,
                     schema,
                     outcome_schema(self.workflow),
                     [Report(item.ticket_id, item.kind, item.values, item.given_at)],

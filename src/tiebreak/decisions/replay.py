@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -43,6 +43,8 @@ EXACT = (  # on every engine
     "errors",
 )
 COMPARED = (*EXACT, *SCORES, "contributions", "fired")
+
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | None"
 
 
 class Cause(StrEnum):
@@ -179,7 +181,7 @@ def _contributions(row: Row) -> list[float] | None:
     return None if row["contributions"] is None else contributions_of(row).tolist()
 
 
-def _are_close(a: Any, b: Any) -> bool:
+def _are_close(a: Json, b: Json) -> bool:
     """Whether two plain values are equal but for floats in them."""
     match a, b:
         case float(), float():
