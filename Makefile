@@ -30,8 +30,9 @@ test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data, Po
 	@UV_PROJECT_ENVIRONMENT=.venv/mlflow $(UV) sync --frozen --quiet --extra mlflow
 	@.venv/mlflow/bin/python -m pytest tests/integration/test_training_mlflow.py
 	@if [ -x $(POSTGRES_15)/postgres ]; then \
-		echo "The integration tests again, on the PostgreSQL in $(POSTGRES_15)"; \
+		echo "The tests of the store again, on the PostgreSQL in $(POSTGRES_15)"; \
 		TESTS_POSTGRES=$(POSTGRES_15) $(RUN) pytest -n 2 tests/integration \
+			tests/property/test_store_*.py tests/property/test_history_*.py \
 			--ignore-glob='*test_embedded_*' $(TEST_ARGS); \
 	else \
 		echo "NOT TESTED on PostgreSQL 15: there is none in $(POSTGRES_15) (package postgresql-15)"; \

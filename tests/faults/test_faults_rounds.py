@@ -26,7 +26,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(site: Site) -> None:
     rounds.run(site, KILLS, SEED, look_every=len(KILLS))
 

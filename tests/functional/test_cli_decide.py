@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import polars as pl
+import psutil
 import pytest
 from tests.databases import DatabaseUrls, run
 from tests.functional.places import ROOT, Place
 
 from tiebreak.ingest.bulk import ROWS_A_MARK
 from tiebreak.ingest.simulator import simulate
+from tiebreak.ingest.tables import ROWS_AT_ONCE
 
+SMALL_ROWS, LARGE_ROWS = ROWS_AT_ONCE, 10 * ROWS_AT_ONCE
+GOOD_EVERY = 10  # the other rows are rejected, which takes less time
+BALLAST_ROWS, BALLAST_BYTES = 500, 8_000  # of a column that no field reads
+GROWTH_BYTES = 64 << 20
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 BY_ANN = ("--as", "ann", "--reason", "test")
 
@@ -139,6 +147,63 @@ async def stored(url: str, pattern: str) -> int:
         return await connection.fetchval(sql, pattern)
     finally:
         await connection.close()
+
+
+def heavy(tickets: pl.DataFrame, count: int, file: Path) -> int:
+    """Write that many tickets, each with a long text that nothing shortens; the file's bytes."""
+    texts = [random.randbytes(BALLAST_BYTES // 2).hex() for _ in range(BALLAST_ROWS)]
+    ballast = pl.concat([pl.Series("ballast", texts)] * (count // BALLAST_ROWS))
+    good = pl.int_range(pl.len()) % GOOD_EVERY == 0
+    table = many(tickets, count, f"{file.name}-").with_columns(
+        ballast, pl.when(good).then("opened_at").alias("opened_at")
+    )
+    if file.suffix == ".parquet":
+        table.write_parquet(file, row_group_size=BALLAST_ROWS, compression="uncompressed")
+    elif file.suffix == ".arrow":
+        table.write_ipc(file, record_batch_size=BALLAST_ROWS)
+    elif file.suffix == ".csv":
+        table.with_columns(pl.col(pl.List(pl.String)).list.join(";")).write_csv(file)
+    else:
+        table.write_ndjson(file)
+    return file.stat().st_size
+
+
+def most_memory(place: Place, file: Path) -> int:
+    """The most bytes of its own that deciding a file took, with its children, at any moment."""
+    process = start(place, file)
+    most = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            decider = psutil.Process(process.pid)
+            family = [decider, *decider.children(recursive=True)]
+            most = max(most, sum(own_bytes(each.pid) for each in family))
+        time.sleep(0.01)
+    assert process.returncode == 0
+    return most
+
+
+def own_bytes(pid: int) -> int:
+    """Resident memory without pages of files, which cost nothing when it is short."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("suffix", ["ndjson", "csv", "parquet", "arrow"])
+def test_memory_does_not_grow_with_the_file(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path, suffix: str
+) -> None:
+    small, large = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
+    longer = heavy(tickets, LARGE_ROWS, large) - heavy(tickets, SMALL_ROWS, small)
+    assert longer > 4 * GROWTH_BYTES
+    before, after = most_memory(place, small), most_memory(place, large)
+    decided = lines(large.with_name(f"{large.name}.decisions.ndjson"))
+    assert len(decided) == LARGE_ROWS // GOOD_EVERY
+    assert after - before < GROWTH_BYTES, f"{before:,} bytes, then {after:,} for {longer:,} more"
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", pytest.param("parquet", marks=pytest.mark.full)])

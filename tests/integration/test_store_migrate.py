@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import httpx
 import orjson
 import pytest
 from sqlalchemy.exc import DBAPIError
 from tests.databases import DatabaseUrls, execute
+from tests.functional.serving import TICKET, serving, settings_for
 from tests.keys import KEYRING
 from tests.upgrades import record
 
+from tiebreak.access.keys import create_key
+from tiebreak.access.roles import Role
+from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.folder import Folder
@@ -20,8 +26,14 @@ from tiebreak.bundles.signing import BundleKeys
 from tiebreak.decisions.replay import Cause, replay
 from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.registry.policies import PolicyLibrary
+from tiebreak.registry.records import ReleaseRecord
+from tiebreak.release.overview import overview
+from tiebreak.release.states import State
 from tiebreak.store import migrate, reading, roles
 from tiebreak.store.database import Database, DatabaseUnavailable
+
+NEW = 40  # tickets, so that both decide some
+ERASED_A_TICKET = 5  # two revisions, their decisions, and the outcome
 
 
 async def test_migrations_equal_the_metadata(database_urls: DatabaseUrls) -> None:
@@ -88,19 +100,61 @@ async def test_an_upgrade_keeps_what_was_stored(
         kept = [{name: row[name] for name in rows[0]} for row in after[table]] if rows else []
         assert sorted(kept, key=repr) == sorted(rows, key=repr), table
 
+    bundle = record.FOLDER / f"{version}.bundle"
+    artifacts = ArtifactStore(Folder(tmp_path / "artifacts"))
+    if bundle.exists():
+        artifacts.put_bundle(bundle.read_bytes())
     db = await Database.open(urls.app, pool_size=4)
-    artifacts = ArtifactStore(Folder(tmp_path))
     report = await verify(db, artifacts, KEYRING)
     assert report.is_intact, report.findings
     assert report.verified > 50
-    assert report.erased == 5
+    erased = [row for row in before["decisions"] if row["fired"] is None]
+    assert report.erased == ERASED_A_TICKET * len(before["erasures"]) > 0
     keys = BundleKeys(KEYRING.bundle_keys, KEYRING.bundle_signing_key_id)
     replayed = await replay(
         reading.pairs(db, None, sample=None), PolicyLibrary(db, artifacts, keys)
     )
-    assert replayed.counts == {Cause.IDENTICAL: 16, Cause.ERASED: 2}
+    whole = len(before["decisions"]) - len(erased)
+    assert replayed.counts == {Cause.IDENTICAL: whole, Cause.ERASED: len(erased)}
+    if bundle.exists():
+        scored = [row for row in before["decisions"] if row["model_status"] == "scored"]
+        assert all(row["contributions"] for row in scored if row not in erased)
+        await _is_still_in_force(db, urls, tmp_path, before)
     await db.close()
     await execute(postgres.url("postgres"), f"DROP DATABASE {urls.name} WITH (FORCE)")
+
+
+async def _is_still_in_force(
+    db: Database, urls: DatabaseUrls, folder: Path, before: dict[str, Any]
+) -> None:
+    """The promoted model decides, and the canary, which goes on, its share."""
+    production = max(before["release_records"], key=lambda row: row["seq"])
+    (canary,) = before["canary_records"]
+    now = await overview(db, KEYRING)
+    record_now = now.production[record.WORKFLOW.name]
+    assert isinstance(record_now, ReleaseRecord)
+    assert (record_now.seq, record_now.kind) == (2, "promote")
+    assert record_now.policy_hash == production["policy_hash"]
+    (candidate,) = now.candidates
+    assert str(candidate.release_id) == canary["release_id"]
+    assert candidate.state is State.CANARY
+    assert now.share(candidate) == record.CANARY_PERCENT
+    lane = await Lane.open(db, "tests", KEYRING)
+    token = await create_key(
+        lane, person="ann", roles=frozenset({Role.SERVICE}), actor="ann", expires_at=None
+    )
+    deciding = {canary["policy_hash"], production["policy_hash"]}
+    headers = {"Authorization": f"Bearer {token}"}
+    with serving(settings_for(urls, folder), KEYRING) as (url, _):
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+            path = f"/v1/workflows/{record.WORKFLOW.name}/decisions"
+            tickets = [
+                {"ticket_id": f"new-{number}", "fields": {**TICKET, "people": number}}
+                for number in range(NEW)
+            ]
+            answers = [(await client.post(path, json=ticket)).json() for ticket in tickets]
+    assert {told["model"]["status"] for told in answers} == {"scored"}
+    assert {told["policy_hash"] for told in answers} == deciding
 
 
 async def test_an_outdated_schema_is_named(db: Database, database_urls: DatabaseUrls) -> None:

@@ -36,6 +36,9 @@ _CONNECTION_FAILURES: tuple[type[BaseException], ...] = (
 # further is reported in one of these ways.
 _LOST_IN_USE = ("closed", "closing", "released back to the pool")
 
+# One that is lost as a statement begins seems busy with it for ever, and cannot be rolled back.
+_SEEMS_BUSY = "another operation is"
+
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer."""
@@ -68,7 +71,10 @@ def is_connection_failure(error: BaseException) -> bool:
     if isinstance(error, _CONNECTION_FAILURES):
         return True
     if isinstance(error, asyncpg.InterfaceError):
-        return any(sign in str(error) for sign in _LOST_IN_USE)
+        before = error.__context__ if _SEEMS_BUSY in str(error) else None
+        return any(sign in str(error) for sign in _LOST_IN_USE) or (
+            before is not None and is_connection_failure(before)
+        )
     cause = error.__cause__
     return cause is not None and is_connection_failure(cause)
 
