@@ -65,6 +65,7 @@ def test_every_worker_follows_a_demotion_within_a_second(data_dir: Path, tmp_pat
             seconds=3600,
             id_prefix="demote",
             headers={"Authorization": f"Bearer {keys['service']}"},
+            policies_file=str(tmp_path / "answers.json"),
         )
         with (
             httpx.Client(base_url=running.url, headers=headers, timeout=30) as engineer,
@@ -73,7 +74,9 @@ def test_every_worker_follows_a_demotion_within_a_second(data_dir: Path, tmp_pat
         ):
             url = services.settings.database.url
             assert url is not None
-            sides = bench.Sides(engineer, keys["approver"], "locate", policy, before)
+            sides = bench.Sides(
+                engineer, keys["approver"], "locate", policy, before, tmp_path / "answers.json"
+            )
             seconds = asyncio.run(bench.trials(url.get_secret_value(), sides, TRIALS))
             assert max(seconds) < bench.GOAL_SECONDS, seconds
             asyncio.run(_both_decided(url.get_secret_value()))

@@ -262,15 +262,15 @@ async def test_where_a_canary_fails_production_answers_and_the_decision_says_so(
 async def test_a_canary_beside_another_production_or_a_forged_one_decides_nothing(
     site: Site, service: DecisionService, database_urls: DatabaseUrls
 ) -> None:
-    release = await started(site, service, 100)
+    release = await started(site, service, 50)
     conn = await asyncpg.connect(database_urls.admin)
     try:
         await conn.execute("SET session_replication_role = replica")
-        await conn.execute("UPDATE canary_records SET percent = 99")
+        await conn.execute("UPDATE canary_records SET percent = 49")
         await service.active.refresh()
         assert service.active.get(NAME).canary is None
         assert [problem.code for problem in service.problems()] == ["forged_canary"]
-        await conn.execute("UPDATE canary_records SET percent = 100")
+        await conn.execute("UPDATE canary_records SET percent = 50")
         await service.active.refresh()
         assert service.active.get(NAME).canary is not None
         assert service.problems() == []

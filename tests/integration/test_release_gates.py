@@ -36,6 +36,7 @@ from tiebreak.release.gate_results import Result, Verdict
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Release
 from tiebreak.release.states import Kind, NotInThisState, Stage
+from tiebreak.store import tables
 from tiebreak.store.database import Database
 from tiebreak.store.keyed import shadow_hash, share_end
 from tiebreak.store.reading import newest_as_of
@@ -164,6 +165,25 @@ async def test_gates_by_what_was_known_long_ago_let_nobody_pass(
     await approve(office, release.release_id, Stage.PROMOTION, approver="bob")
     told = (await events_of(office.db, release.release_id))[-1].detail
     assert told["known_by"] == (clock - timedelta(hours=23)).isoformat()
+
+
+async def test_reviews_that_were_given_later_do_not_count(world: World, sound: str) -> None:
+    office = world.office
+    clock = await newest_as_of(office.db, NAME)
+    assert clock is not None
+    release = await world.proposed(sound)
+    await world.shadow(release)
+    flip = await office.db.pool.fetchrow(_FLIP, release.policy_hash)
+    review: dict[str, Any] = {"workflow": NAME, "ticket_id": flip["ticket_id"], "ordinal": 1}
+    review |= {"reviewer": "ann", "band": flip["band"], "note": None}
+    review |= {"given_at": clock - timedelta(hours=1), "received_at": datetime.now(UTC)}
+    async with office.lane.unit() as unit:
+        unit.add(tables.ml_feedback, [review])
+    for known_by, counted in ((clock - timedelta(hours=2), 0), (clock, 1)):
+        found = await evaluate(
+            office, world.evidence, release.release_id, None, actor="ann", known_by=known_by
+        )
+        assert gate(found, "reviewed_flips").detail == {"count": counted}
 
 
 async def test_what_is_kept_is_enough_to_judge_again(world: World, sound: str) -> None:
@@ -484,3 +504,11 @@ def _crashing(data: bytes, column: int, above: float) -> bytes:
         ]
     )
     return model.SerializeToString()
+
+
+_FLIP = """
+    SELECT s.ticket_id, s.band FROM ml_shadow_scores s
+    JOIN decisions d USING (as_of, workflow, ticket_id, revision)
+    WHERE s.policy_hash = $1 AND d.ordinal = 1 AND d.band <> s.band
+    ORDER BY s.as_of, s.ticket_id LIMIT 1
+"""

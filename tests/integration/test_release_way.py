@@ -160,9 +160,10 @@ async def test_a_backtest_that_nobody_ran_is_no_evidence(room: Room) -> None:
     assert (caught.value.code, caught.value.fields["backtest"]) == ("unsealed_backtest", forged.id)
     assert "tiebreak backtest run" in caught.value.hint
     # Nor does an entry help that the application's password wrote.
-    await office.db.pool.execute(_FORGED_ENTRY, f"{NAME}/{room.b.hash}", forged.id)
-    with pytest.raises(UnsealedBacktest):
-        await ways.propose(office, room.b, forged, author="ann", reason="test")
+    for detail in (f'{{"backtest": "{forged.id}"}}', "no JSON"):
+        await office.db.pool.execute(_FORGED_ENTRY, f"{NAME}/{room.b.hash}", detail)
+        with pytest.raises(UnsealedBacktest):
+            await ways.propose(office, room.b, forged, author="ann", reason="test")
     assert await ways.releases(office.db, NAME) == []
     old = await releases.proposed(office, room.b)
     await room.put(room.c)
@@ -788,7 +789,7 @@ async def test_without_anything_heard_it_is_looked_for(
 _FORGED_ENTRY = """
     INSERT INTO system_audit (
         audit_id, at, actor, action, subject, detail, salt, lane, seal_seq, seal_position)
-    SELECT gen_random_uuid(), now(), 'ann', 'backtest.finished', $1::text,
-        json_build_object('backtest', $2::text)::text, salt, lane, seal_seq, seal_position
+    SELECT gen_random_uuid(), now(), 'ann', 'backtest.finished', $1, $2, salt, lane, seal_seq,
+        seal_position
     FROM system_audit LIMIT 1
 """

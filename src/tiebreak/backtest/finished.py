@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import orjson
+
 from tiebreak.audit.genuine import is_genuine
 from tiebreak.backtest.evidence import Backtest
 from tiebreak.errors import IntegrityFailure
@@ -38,9 +40,10 @@ def note(unit: Unit, backtest: Backtest, *, person: str) -> None:
 
 async def check_sealed(conn: Connection, keyring: Keyring, backtest: Backtest) -> None:
     """Raises `UnsealedBacktest` unless a seal by one of our keys commits to an entry about it."""
-    rows = await conn.fetch(_ENTRIES, ACTION, _subject(backtest), backtest.id)
-    for row in rows:
-        if await is_genuine(conn, keyring, tables.system_audit, row):
+    for row in await conn.fetch(_ENTRIES, ACTION, _subject(backtest)):
+        # Only what is genuine is read: anything may stand in an entry that somebody forged.
+        is_ours = await is_genuine(conn, keyring, tables.system_audit, row)
+        if is_ours and orjson.loads(row["detail"])["backtest"] == backtest.id:
             return
     raise UnsealedBacktest(
         hint=f"Delete backtests/{backtest.id}.json from the data folder, find out who wrote it, "
@@ -53,7 +56,4 @@ def _subject(backtest: Backtest) -> str:
     return f"{backtest.evidence['workflow']}/{backtest.evidence['policy_hash']}"
 
 
-_ENTRIES = """
-    SELECT * FROM system_audit
-    WHERE action = $1 AND subject = $2 AND detail::json ->> 'backtest' = $3
-"""
+_ENTRIES = "SELECT * FROM system_audit WHERE action = $1 AND subject = $2 ORDER BY at DESC"

@@ -16,7 +16,12 @@ from tiebreak.release.releases import Office, Release, find
 
 PercentOption = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help="The share; default: that of the plan's next step."),
+    typer.Option(
+        min=1,
+        max=100,
+        help="The share, at most that of the plan's next step, which is the default; 100: all "
+        "tickets, once it is through its steps and approved for promotion.",
+    ),
 ]
 Move = Callable[[Office, UUID, str], Coroutine[Any, Any, Release]]
 

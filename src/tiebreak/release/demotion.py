@@ -174,10 +174,11 @@ async def note_overdue(office: Office, *, now: datetime) -> list[Demotion]:
     """Note each late signature in the journal, once; those that are noted now, oldest first."""
     noted: list[Demotion] = []
     for late in await overdue(office.db, now=now):
-        subject = f"{late.workflow}/{late.policy_hash}"
+        # One subject each, so that no detail needs to be read, which anybody may have written.
+        subject = f"{late.workflow}/{late.policy_hash}/{late.seq}"
         async with office.lane.unit() as unit:
             await records.lock(unit, late.workflow)
-            if not await unit.conn.fetchval(_IS_NOTED, OVERDUE, subject, late.seq):
+            if not await unit.conn.fetchval(_IS_NOTED, OVERDUE, subject):
                 unit.note(SYSTEM, OVERDUE, subject, {"seq": late.seq, "author": late.author})
                 noted.append(late)
     return noted
@@ -231,9 +232,7 @@ _NAMED = "SELECT policy_hash FROM release_records WHERE workflow = $1 AND seq = 
 _GENERATION = "SELECT history_generation FROM workflow_clocks WHERE workflow = $1 FOR SHARE"
 _POLICY = "SELECT * FROM policies WHERE policy_hash = $1"
 _IS_NOTED = """
-    SELECT EXISTS (
-        SELECT FROM system_audit
-        WHERE action = $1 AND subject = $2 AND (detail::json ->> 'seq')::int = $3)
+    SELECT EXISTS (SELECT FROM system_audit WHERE action = $1 AND subject = $2)
 """
 _DEMOTION = """
     SELECT r.author, r.policy_hash, EXISTS (
