@@ -288,7 +288,8 @@ class World:
         parts = replace(parts, **changed)
         made = await releases.backtest_of(self.office, parts, **(backtest or BACKTEST))
         kept = self.evidence.put(made.evidence, made.run)
-        release = await propose(self.office, parts, kept, author="ann", reason="test")
+        recipe = await self.office.library.recipe(parts)
+        release = await propose(self.office, recipe, kept, author="ann", reason="test")
         async with self.office.db.connection() as conn:
             await conn.execute(_PROGRESS, release.release_id, NOW)
         await releases.tell(self.office, release, Kind.SHADOW_STARTED, detail={"share": share})

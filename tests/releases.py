@@ -61,7 +61,8 @@ async def backtest_of(
 async def proposed(office: Office, parts: PolicyParts, *, author: str = "ann") -> Release:
     """A release of this policy."""
     backtest = await backtest_of(office, parts)
-    return await propose(office, parts, backtest, author=author, reason="test")
+    recipe = await office.library.recipe(parts)
+    return await propose(office, recipe, backtest, author=author, reason="test")
 
 
 async def tell(

@@ -100,6 +100,12 @@ class Room:
         return [(row["actor"], row["action"]) for row in rows]
 
 
+async def proposal(office: Office, parts: PolicyParts, backtest: Backtest) -> Release:
+    """Propose a policy whose versions are stored."""
+    recipe = await office.library.recipe(parts)
+    return await ways.propose(office, recipe, backtest, author="ann", reason="test")
+
+
 @pytest.fixture
 async def room(db: Database, database_urls: DatabaseUrls) -> Room:
     lane = await Lane.open(db, "tests", KEYRING)
@@ -143,12 +149,12 @@ async def test_a_backtest_is_of_exactly_this_policy_against_production(room: Roo
     office = room.office
     other = await releases.backtest_of(office, room.c)
     with pytest.raises(ways.BacktestOfAnother):
-        await ways.propose(office, room.b, other, author="ann", reason="test")
+        await proposal(office, room.b, other)
     mine = await releases.backtest_of(office, room.b)
     assert ways.parts_of(mine) == room.b
     await room.put(room.c)
     with pytest.raises(ways.BacktestOfAnother, match="another policy than the one in production"):
-        await ways.propose(office, room.b, mine, author="ann", reason="test")
+        await proposal(office, room.b, mine)
 
 
 async def test_a_backtest_that_nobody_ran_is_no_evidence(room: Room) -> None:
@@ -156,14 +162,14 @@ async def test_a_backtest_that_nobody_ran_is_no_evidence(room: Room) -> None:
     office = room.office
     forged = await releases.backtest_of(office, room.b, is_noted=False)
     with pytest.raises(UnsealedBacktest, match="No sealed entry") as caught:
-        await ways.propose(office, room.b, forged, author="ann", reason="test")
+        await proposal(office, room.b, forged)
     assert (caught.value.code, caught.value.fields["backtest"]) == ("unsealed_backtest", forged.id)
     assert "tiebreak backtest run" in caught.value.hint
     # Nor does an entry help that the application's password wrote.
     for detail in (f'{{"backtest": "{forged.id}"}}', "no JSON"):
         await office.db.pool.execute(_FORGED_ENTRY, f"{NAME}/{room.b.hash}", detail)
         with pytest.raises(UnsealedBacktest):
-            await ways.propose(office, room.b, forged, author="ann", reason="test")
+            await proposal(office, room.b, forged)
     assert await ways.releases(office.db, NAME) == []
     old = await releases.proposed(office, room.b)
     await room.put(room.c)
@@ -180,7 +186,7 @@ async def test_what_does_not_build_is_not_proposed(room: Room) -> None:
     ):
         backtest = await releases.backtest_of(room.office, parts)
         with pytest.raises(error):
-            await ways.propose(room.office, parts, backtest, author="ann", reason="test")
+            await proposal(room.office, parts, backtest)
 
 
 async def test_what_is_proposed_is_stored_with_it_and_steers_nothing_else(room: Room) -> None:
@@ -189,10 +195,10 @@ async def test_what_is_proposed_is_stored_with_it_and_steers_nothing_else(room: 
     recipe = Recipe.of(changed, RuleSet(), room.a)
     other = await releases.backtest_of(office, room.b)
     with pytest.raises(ways.BacktestOfAnother):
-        await ways.propose_new(office, recipe, other, author="ann", reason="test")
+        await ways.propose(office, recipe, other, author="ann", reason="test")
     assert len(await versions.versions_of(db, NAME)) == 3  # those of the room
     mine = await releases.backtest_of(office, recipe.parts)
-    release = await ways.propose_new(office, recipe, mine, author="ann", reason="test")
+    release = await ways.propose(office, recipe, mine, author="ann", reason="test")
     assert (await versions.get(db, NAME, 4)).workflow == changed
     assert (await versions.latest(db, NAME)).version.ordinal == 3
     with pytest.raises(versions.UnknownWorkflow, match="no such version") as absent:
@@ -208,7 +214,7 @@ async def test_what_is_proposed_is_stored_with_it_and_steers_nothing_else(room: 
     last = WORKFLOW.model_copy(update={"knobs": Knobs(audit_share=0.6)})
     recipe = Recipe.of(last, RuleSet(), room.a)
     mine = await releases.backtest_of(office, recipe.parts)
-    await ways.propose_new(office, recipe, mine, author="ann", reason="test")
+    await ways.propose(office, recipe, mine, author="ann", reason="test")
     assert (await versions.latest(db, NAME)).version.ordinal == 5
     await room.put(recipe.parts)
     assert (await versions.latest(db, NAME)).version.ordinal == 6
@@ -564,7 +570,7 @@ async def test_what_a_forged_record_put_first_is_superseded_by_one_or_two(room: 
     for policy, release in ((room.a, None), (room.b, release_id)):  # the one there before, too
         await forge(room, policy_hash=policy.hash, release_id=release)
     with pytest.raises(ForgedRelease):
-        await ways.propose(office, room.c, await evidence(room), author="ann", reason="test")
+        await proposal(office, room.c, await evidence(room))
     back = await demote(office, NAME, Target.PREVIOUS, seq=4, author="ann", reason="forged")
     assert back == await room.now()
     assert (back.policy_hash, back.release_id) == (room.b.hash, release_id)

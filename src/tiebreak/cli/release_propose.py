@@ -80,7 +80,7 @@ def command(
         await drafts.check_history(office, draft)
         with output.progress(f"Backtesting {workflow}") as progress:
             made = made or await run_backtest(session, draft, jobs, progress)
-        release = await releases.propose_new(
+        release = await releases.propose(
             office, draft.recipe, made, author=session.person, reason=reason
         )
         return draft, made, release

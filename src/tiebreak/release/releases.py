@@ -105,23 +105,12 @@ def parts_of(backtest: Backtest) -> PolicyParts:
 
 
 async def propose(
-    office: Office, parts: PolicyParts, backtest: Backtest, *, author: str, reason: str
-) -> Release:
-    """Propose a policy whose versions are stored; `backtest` is of exactly it against production.
-
-    Raises `BacktestOfAnother`, `UnsealedBacktest`, `UnknownVersion`, `ModelUnfit` when its bundle
-    does not load, and `ForgedRelease` when what is in production is.
-    """
-    recipe = await office.library.recipe(parts)
-    return await propose_new(office, recipe, backtest, author=author, reason=reason)
-
-
-async def propose_new(
     office: Office, recipe: Recipe, backtest: Backtest, *, author: str, reason: str
 ) -> Release:
     """Propose a policy, and store its versions with it; a refused one leaves nothing.
 
-    Raises `BacktestOfAnother`, `UnsealedBacktest`, and `ModelUnfit` when its bundle does not load.
+    `backtest` is of exactly it against production. Raises `BacktestOfAnother`, `UnsealedBacktest`,
+    `ModelUnfit` when its bundle does not load, and `ForgedRelease` when what is in production is.
     """
     _check_fit(await office.library.tried(recipe), recipe.parts)
     async with office.lane.unit() as unit:

@@ -154,7 +154,7 @@ async def propose_release(request: Request) -> Response:
     draft = await drafts.draft_of_backtest(site.office, Orders.of(site.settings), made)
     await drafts.check_history(site.office, draft)
     author = actor_of(request).person
-    release = await releases.propose_new(
+    release = await releases.propose(
         site.office, draft.recipe, made, author=author, reason=wanted.reason
     )
     return answered(asdict(release))
