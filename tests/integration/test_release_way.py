@@ -100,7 +100,7 @@ class Room:
         return [(row["actor"], row["action"]) for row in rows]
 
 
-async def proposal(office: Office, parts: PolicyParts, backtest: Backtest) -> Release:
+async def proposal(office: ways.Office, parts: PolicyParts, backtest: Backtest) -> ways.Release:
     """Propose a policy whose versions are stored."""
     recipe = await office.library.recipe(parts)
     return await ways.propose(office, recipe, backtest, author="ann", reason="test")
