@@ -412,7 +412,10 @@ class CanaryShare(Shape):
     """Which share of the tickets a canary decides."""
 
     percent: Percent | None = Field(
-        None, description="Null: that of the plan's next step.", examples=[5]
+        None,
+        description="Null: that of the plan's next step. At most 50, and no step is skipped; 100 "
+        "when it is through its steps, with the approval of a promotion.",
+        examples=[5],
     )
 
 
