@@ -15,7 +15,7 @@ from tiebreak.core.features import FeaturePlan
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.fingerprint import engine_fingerprint
-from tiebreak.training.dataset import Snapshot
+from tiebreak.training.dataset import SLICE, Snapshot
 from tiebreak.training.fit import Parameters
 from tiebreak.training.train import train
 from tiebreak.workflows.check import check_folder
@@ -63,6 +63,7 @@ def model() -> Mapping[str, bytes]:
         for number, values in enumerate(drawn)
     ]
     frame, _ = plan.columns(*columns(tickets, schema, names))
+    frame = frame.with_columns(pl.col(name).alias(f"{SLICE}{name}") for name in workflow.slices)
     slow = [chance.random() < _odds(each) for each in drawn]
     snapshot = Snapshot(
         workflow,
