@@ -20,6 +20,7 @@ KINDS = ("single", "bulk", "outcome")
 class Ledger:
     """Written by all clients at once; what contradicts itself is noted, never overwritten."""
 
+    model_status: str = "scored"  # what every decision has to say
     sent: dict[str, Answer] = field(default_factory=dict)  # bodies by ticket
     decisions: dict[str, str] = field(default_factory=dict)  # canonical answers by ticket
     reports: dict[str, Answer] = field(default_factory=dict)  # sent outcomes by ticket
@@ -50,8 +51,8 @@ class Ledger:
                 self.contradictions.append(f"{name} was told {known}, then {told}")
             if answer["revision"] != 1 or answer["ordinal"] != 1:
                 self.contradictions.append(f"{name} has {told} although it was sent once")
-            if answer["model"]["status"] != "scored":
-                self.contradictions.append(f"{name} was not scored: {told}")
+            if answer["model"]["status"] != self.model_status:
+                self.contradictions.append(f"{name} is not {self.model_status}: {told}")
             if as_of <= self._later_than[name]:
                 self.contradictions.append(
                     f"{name} was sent after {self._later_than[name]}: {told}"

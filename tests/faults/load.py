@@ -34,6 +34,7 @@ class Mix:
     singles: int
     bulks: int = 0
     reporters: int = 0
+    model_status: str = "scored"  # of every decision
 
 
 BOSTON = Mix(boston.NAME, boston.fields, singles=2, bulks=4, reporters=1)
@@ -48,7 +49,7 @@ class Load:
         self._name = name
         self._numbers = count()
         self._stop = threading.Event()
-        self.ledger = Ledger()
+        self.ledger = Ledger(mix.model_status)
         self.failures: list[BaseException] = []
         runs = [self._single] * mix.singles + [self._bulk] * mix.bulks
         runs += [self._report] * mix.reporters

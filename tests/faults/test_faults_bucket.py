@@ -44,7 +44,7 @@ def test_a_tiebreak_outlives_its_bucket() -> None:
                 "key"
             ]
             names = {key.removeprefix(f"{s3.PREFIX}/").split("/")[0] for key in server.objects()}
-            assert names == {"aliases", "bundles", "checkpoints"}
+            assert names == {"aliases", "bundles", "checkpoints", "snapshots"}
             assert not (stack.folder / "data" / "artifacts").exists()
             first = decided(stack, "one")
             assert first["model"]["status"] == "scored"

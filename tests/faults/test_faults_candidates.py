@@ -81,7 +81,7 @@ def fields(_chance: random.Random, number: int) -> dict[str, Any]:
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_bad_candidates_end_in_quarantine_and_no_request_fails(stack: Candidates) -> None:
-    with Load(stack, Mix(NAME, fields, singles=2), "t", 1) as load:
+    with Load(stack, Mix(NAME, fields, singles=2, model_status="absent"), "t", 1) as load:
         for kind in CAUSES:
             stack.cli("release", "shadow", "start", stack.releases[kind])
         deadline = time.monotonic() + 200

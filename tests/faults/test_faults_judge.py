@@ -88,7 +88,7 @@ def test_answers_that_contradict_what_was_known_are_noted(ledger: Ledger) -> Non
 def test_a_decision_by_rules_alone_is_noted(ledger: Ledger) -> None:
     ledger.decided("bulk", answer("b", as_of=LATE, model={"status": "failed"}), 2.0)
     (wrong,) = ledger.contradictions
-    assert "b was not scored" in wrong
+    assert "b is not scored" in wrong
 
 
 def test_cuts_that_never_bit_are_named() -> None:

@@ -80,7 +80,7 @@ class Year:
 
     def tried(self, *candidate: object) -> tuple[str, dict[str, dict[str, Any]]]:
         """A candidate proposed in November and shadowed since September; what the gates say."""
-        release = self.story.proposed(*candidate, since="2016-01-01", until=PROMOTED)
+        release = self.story.proposed(*candidate, since=FIRST, until=PROMOTED)
         self.story.shadow(release, since=PROMOTED)
         self.story.scored(release)
         return release, self.story.gates(release, BROKEN)

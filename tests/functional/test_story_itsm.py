@@ -12,7 +12,8 @@ from tests.functional.stories import BY_ANN, Story, blocking, candidates, copied
 
 DATA = Path(os.environ.get("TIEBREAK_REAL_DATA", ROOT.parent / "shared" / "data")) / "itsm"
 INCIDENTS = DATA / "incidents.parquet"
-# A stale model's bands are no measure of its successor's, but what both cost is.
+# A stale model's bands are no measure of its successor's, but what both cost is: sending almost
+# everything to people it misses a handful, so any successor misses many times as many.
 RELEASE = """
 release:
   reviews_per_day: 60
@@ -20,7 +21,7 @@ release:
   needless_cost: 1
   gates:
     flips: null
-    backtest: {flips: 1, missed: 20}
+    backtest: {flips: 1, missed: 100}
 """
 
 pytestmark = [
@@ -58,7 +59,7 @@ def test_a_stale_model_shows_in_shadow_and_its_successor_wins(
         story.until("2016-05-15", since="2016-04-22")
         assert story.scored(release)["scored"] > 2_000
     gates = story.gates(release, "2016-05-15")
-    assert blocking(gates) == {}, gates
+    assert blocking(gates) == {}, gates["backtest"]["sentence"]
 
     stale, fresh = (gates["auc"]["detail"][name] for name in ("production", "candidate"))
     assert stale < 0.65 < fresh
