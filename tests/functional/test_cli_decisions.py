@@ -141,6 +141,7 @@ def test_the_same_data_and_seed_give_the_same_bundle(place: Place) -> None:
     assert again["metrics"]["auc"] > 0.6
 
 
+@pytest.mark.full
 def test_the_better_family_is_taken_and_both_are_told(place: Place) -> None:
     told = place.json("train", "locate", *TRAINING, "--family", "best")
     ranked = {family: figures["pr_auc"] for family, figures in told["families"].items()}

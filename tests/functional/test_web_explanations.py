@@ -213,6 +213,7 @@ def test_a_bundle_that_does_not_load_leaves_the_rules_to_decide(
         assert httpx.get(path, headers=headers).json()["code"] == "not_scored"
 
 
+@pytest.mark.full
 def test_a_model_that_is_back_decides_again_and_one_that_is_gone_takes_nothing_away(
     database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, parts: Mapping[str, bytes]
 ) -> None:

@@ -216,6 +216,7 @@ def test_a_model_goes_all_the_way_into_production_over_http(
     sender.close()
 
 
+@pytest.mark.full
 def test_a_change_whose_version_nobody_loaded_is_stored_by_its_proposal(
     scene: Scene, ann: httpx.Client, worker: subprocess.Popen[bytes]
 ) -> None:
