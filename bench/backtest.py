@@ -59,7 +59,7 @@ class Desk:
             policy = with_text(policy, self.text)
         comparison = Comparison(policy, None, ("ticket_type",))
         names = policy.features_plan.history.context_columns
-        before = {"band": 0, "route": "auto", "decision_id": None}
+        before = {"band": 0, "route": "auto", "is_tie": False, "decision_id": None}
 
         def do(span: Span) -> tuple[int, float]:
             shift = timedelta(microseconds=span.number)
