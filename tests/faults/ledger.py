@@ -20,7 +20,6 @@ KINDS = ("single", "bulk", "outcome")
 class Ledger:
     """Written by all clients at once; what contradicts itself is noted, never overwritten."""
 
-    model_status: str = "scored"  # what every decision has to say
     sent: dict[str, Answer] = field(default_factory=dict)  # bodies by ticket
     decisions: dict[str, str] = field(default_factory=dict)  # canonical answers by ticket
     reports: dict[str, Answer] = field(default_factory=dict)  # sent outcomes by ticket
@@ -29,6 +28,7 @@ class Ledger:
     breaks: Counter[str] = field(default_factory=Counter)  # requests without a whole answer
     contradictions: list[str] = field(default_factory=list)
     repeats: int = 0  # acknowledgements of what was acknowledged before
+    model_status: str = "scored"  # what every decision has to say
     newest: datetime = EPOCH  # `as_of` of all that was acknowledged
     _later_than: dict[str, datetime] = field(default_factory=dict)  # what a ticket's must be
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -49,7 +49,7 @@ class Load:
         self._name = name
         self._numbers = count()
         self._stop = threading.Event()
-        self.ledger = Ledger(mix.model_status)
+        self.ledger = Ledger(model_status=mix.model_status)
         self.failures: list[BaseException] = []
         runs = [self._single] * mix.singles + [self._bulk] * mix.bulks
         runs += [self._report] * mix.reporters
