@@ -109,6 +109,34 @@ async def test_limits_hold(tmp_path: Path, source: str, exit_code: int) -> None:
     assert (await ended(made)).exit_code == exit_code
 
 
+@pytest.mark.parametrize(
+    ("error", "is_short"),
+    [
+        ("MemoryError()", True),
+        ("ImportError('std::bad_alloc')", True),
+        ("SystemError('error return without exception set')", False),
+    ],
+)
+async def test_an_error_that_says_so_comes_of_short_memory(
+    tmp_path: Path, error: str, is_short: bool
+) -> None:
+    source = "from tiebreak.supervised.failures import is_short_of_memory\nconfine(300 << 20)\n"
+    made = program(tmp_path, f'{source}teller.say({{"short": is_short_of_memory({error})}})')
+    assert await told(made) == [{"short": is_short}]
+
+
+async def test_any_error_of_a_process_whose_memory_is_full_comes_of_it(tmp_path: Path) -> None:
+    made = program(
+        tmp_path,
+        "import mmap, time\nfrom tiebreak.supervised.failures import is_short_of_memory\n"
+        "confine(300 << 20)\nheld = mmap.mmap(-1, 290 << 20, mmap.MAP_PRIVATE)\n"
+        'teller.say({"short": is_short_of_memory(SystemError("x"))})\ntime.sleep(60)',
+    )
+    async with asyncio.timeout(30), supervised("program", b"", made) as child:
+        assert await anext(child.lines()) == {"short": True}
+        assert child.takes_more_than(1 << 40)
+
+
 async def test_it_and_what_it_started_are_over_at_the_end_of_the_block(tmp_path: Path) -> None:
     made = program(
         tmp_path,
@@ -119,8 +147,9 @@ async def test_it_and_what_it_started_are_over_at_the_end_of_the_block(tmp_path:
     async with supervised("program", b"", made) as child:
         line = await anext(child.lines())
         assert line["pids"][0] == child.pid
-        assert child.resident_bytes > 1 << 20
-    assert child.resident_bytes == 0
+        assert child.takes_more_than(1 << 20)
+        assert not child.takes_more_than(1 << 40)
+    assert not child.takes_more_than(1 << 20)
     deadline = time.monotonic() + 5
     while any(_lives(pid) for pid in line["pids"]):
         assert time.monotonic() < deadline

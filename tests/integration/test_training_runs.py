@@ -293,7 +293,7 @@ async def test_a_run_that_takes_too_much_processor_time_is_ended(trainer: Traine
     assert record["state"] == "timed_out"
 
 
-@pytest.mark.parametrize("mebibytes", [30, 80, 160])
+@pytest.mark.parametrize("mebibytes", [30, 80, 140, 160])
 async def test_a_run_that_takes_too_much_memory_is_ended(trainer: Trainer, mebibytes: int) -> None:
     record = await refused(limited(trainer, memory_bytes=mebibytes << 20), REQUEST, RunOutOfMemory)
     assert record["state"] == "out_of_memory"

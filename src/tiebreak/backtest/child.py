@@ -10,21 +10,17 @@ import asyncio
 import os
 import sys
 import uuid
-from pathlib import PurePath
-from traceback import extract_tb
-from typing import Any
 
 import orjson
 
 from tiebreak.errors import TiebreakError
 from tiebreak.settings import Keyring, Settings
-from tiebreak.supervised.limits import confine
+from tiebreak.supervised.failures import crashed, is_short_of_memory, told
+from tiebreak.supervised.limits import MOST_RESERVED, confine
 from tiebreak.supervised.told import Teller
-from tiebreak.training.ends import lacks_memory, told
 
 NICENESS = 10
 FILE_BYTES = 1 << 36  # of history that is computed anew
-MOST_RESERVED = 2  # times the memory it may use: the parent watches that, this is behind it
 POOL_SIZE = 2
 
 
@@ -40,8 +36,7 @@ def main() -> None:
     except TiebreakError as error:
         teller.say({"refused": told(error)})
     except BaseException as error:  # noqa: BLE001 - Polars panics; the text may quote tickets
-        is_short = isinstance(error, MemoryError) or lacks_memory(str(error))
-        teller.say({"out_of_memory": True} if is_short else _crashed(error))
+        teller.say({"out_of_memory": True} if is_short_of_memory(error) else crashed(error))
     else:
         teller.say({"made": made})
     teller.end()
@@ -74,13 +69,6 @@ async def _made(settings: Settings, run_id: uuid.UUID, teller: Teller) -> str:
     finally:
         await db.close()
     return made.id
-
-
-def _crashed(error: BaseException) -> dict[str, Any]:
-    """The kind of an unforeseen error and where it was met, without its text."""
-    frames = extract_tb(error.__traceback__)[-5:]
-    places = [f"{PurePath(f.filename).name}:{f.lineno} {f.name}" for f in frames]
-    return {"crashed": {"kind": type(error).__name__, "places": places}}
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from tiebreak.backtest.orders import TASK, Order, Orders, Standing, State, Unkno
 from tiebreak.backtest.plans import check_segments
 from tiebreak.errors import Conflict, TiebreakError, Unavailable
 from tiebreak.settings import Settings
-from tiebreak.supervised import queue
+from tiebreak.supervised import failures, queue
 from tiebreak.supervised.process import ProcessEnded, Supervised, supervised
-from tiebreak.training.ends import lacks_memory, refusal
 
 MODULE = "tiebreak.backtest.child"
 BEAT_SECONDS = 0.5
@@ -178,7 +177,7 @@ class Supervisor:
                     while not result.done():
                         await asyncio.wait({result}, timeout=BEAT_SECONDS)
                         _tell(orders, order.run_id, told)
-                        if child.resident_bytes > limits.memory_bytes:
+                        if child.takes_more_than(limits.memory_bytes):
                             raise BacktestOutOfMemory(hint=MEMORY_HINT)
                         if orders.cancelled(order.run_id) is not None:
                             raise _cancelled(orders, order.run_id)
@@ -229,7 +228,7 @@ async def _result(child: Supervised, told: _Told) -> str:
             elif "made" in line:
                 return line["made"]
             elif "refused" in line:
-                raise refusal(line["refused"])
+                raise failures.refusal(line["refused"])
             elif "out_of_memory" in line:
                 raise BacktestOutOfMemory(hint=MEMORY_HINT)
             else:
@@ -237,7 +236,7 @@ async def _result(child: Supervised, told: _Told) -> str:
                 message = f"It met an error that nobody foresaw: {crashed['kind']}."
                 raise BacktestCrashed(message, places=crashed["places"])
     except ProcessEnded as ended:
-        if lacks_memory(ended.last_words):
+        if failures.lacks_memory(ended.last_words):
             raise BacktestOutOfMemory(hint=MEMORY_HINT) from None
         hint = "Somebody killed it, or the system was short of memory: see the system's log."
         raise BacktestCrashed(ended.message, hint=hint if ended.exit_code == -9 else "") from None
@@ -277,10 +276,4 @@ def _busy(other: Standing) -> BacktestBusy:
 
 
 def _as_data(error: TiebreakError) -> dict[str, Any]:
-    return {
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "problems": [problem.as_dict() for problem in error.problems],
-        "fields": dict(error.fields),
-    }
+    return {name: value for name, value in failures.told(error).items() if name != "family"}

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from tiebreak.errors import Unavailable
+from tiebreak.supervised.limits import is_full
 from tiebreak.supervised.told import LINE_BYTES
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -54,14 +55,14 @@ class Supervised:
         """Its pid, which is its group's too."""
         return self._process.pid
 
-    @property
-    def resident_bytes(self) -> int:
-        """The memory that it uses now; 0 once it has ended."""
+    def takes_more_than(self, memory_bytes: int) -> bool:
+        """Whether it uses more memory than this, or has reserved all that it was let."""
         try:
             pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+            used = int(pages) * os.sysconf("SC_PAGE_SIZE")
+            return used > memory_bytes or is_full(self.pid)
+        except (OSError, IndexError):  # it has ended
+            return False
 
     async def give(self, job: bytes) -> None:
         """Give it the job; one that has ended already is told of by `lines`."""

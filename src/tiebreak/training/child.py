@@ -9,22 +9,19 @@ parent's side.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
-import traceback
 from typing import Any
 
 import orjson
 
 from tiebreak.errors import TiebreakError
-from tiebreak.supervised.limits import allow_cpu, confine
+from tiebreak.supervised.failures import crashed, is_short_of_memory, told
+from tiebreak.supervised.limits import MOST_RESERVED, allow_cpu, confine
 from tiebreak.supervised.told import Teller
-from tiebreak.training.ends import lacks_memory, told
 
 VALIDATION_SHARE = 0.2  # of the tickets, the latest ones, where no `valid_from` is given
 FILE_BYTES = 1 << 28  # of compiled code that is kept for the next time
-MOST_RESERVED = 2  # times the memory it may use: the parent watches that, this is behind it
 TELL_EVERY_SECONDS = 0.1
 NO_MEMORY = b'{"out_of_memory":true}\n'
 
@@ -42,7 +39,7 @@ def main() -> None:
     except MemoryError:
         teller.say_bytes(NO_MEMORY)
     except BaseException as error:  # noqa: BLE001 - Polars panics; the text may quote tickets
-        teller.say({"out_of_memory": True} if lacks_memory(str(error)) else _crashed(error))
+        teller.say({"out_of_memory": True} if is_short_of_memory(error) else crashed(error))
     else:
         teller.hand_over(parts)
     teller.end()
@@ -100,13 +97,6 @@ class _Progress:
             return
         self._step, self._at = step, now
         self._teller.say({"step": step, "share": share})
-
-
-def _crashed(error: BaseException) -> dict[str, Any]:
-    """The kind of an unforeseen error and where it was met, without its text."""
-    frames = traceback.extract_tb(error.__traceback__)[-5:]
-    places = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in frames]
-    return {"crashed": {"kind": type(error).__name__, "places": places}}
 
 
 if __name__ == "__main__":

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from tiebreak.errors import (
-    Conflict,
-    IntegrityFailure,
-    InvalidInput,
-    NotAllowed,
-    NotFound,
-    Problem,
-    TiebreakError,
-    Unavailable,
-)
+from tiebreak.errors import Conflict, IntegrityFailure, TiebreakError, Unavailable
+from tiebreak.supervised.failures import lacks_memory
 from tiebreak.supervised.process import ProcessEnded
 
 Result = Literal[
@@ -26,14 +18,6 @@ Result = Literal[
     "crashed",  # its process ended, or met an error of ours
     "abandoned",  # who supervised it was gone; found later
 ]
-FAMILIES: Mapping[str, type[TiebreakError]] = {
-    family.__name__: family
-    for family in (InvalidInput, NotFound, Conflict, NotAllowed, Unavailable, IntegrityFailure)
-}
-_NO_MEMORY = (
-    *("bad_alloc", "llocat", "MemoryError", "map segment", "start new thread"),
-    *("pthread_create", "Resource temporarily unavailable"),
-)
 
 
 class RunCancelled(Conflict):
@@ -91,36 +75,6 @@ _RESULTS: Mapping[type[TiebreakError], Result] = {
 def result_of(error: TiebreakError) -> Result:
     """The word for a run that ended by this error."""
     return _RESULTS.get(type(error), "failed")
-
-
-def told(error: TiebreakError) -> dict[str, Any]:
-    """A refusal as the process that trains tells it."""
-    family = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in FAMILIES)
-    return {
-        "family": family,
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "problems": [problem.as_dict() for problem in error.problems],
-        "fields": dict(error.fields),
-    }
-
-
-def refusal(told: Mapping[str, Any]) -> TiebreakError:
-    """The error that was told, of the same family and code."""
-    family = FAMILIES[told["family"]]
-    kind = type("Refusal", (family,), {"code": told["code"], "__doc__": told["message"]})
-    return kind(
-        told["message"],
-        hint=told["hint"],
-        problems=tuple(Problem(**problem) for problem in told["problems"]),
-        **told["fields"],
-    )
-
-
-def lacks_memory(text: str) -> bool:
-    """Whether a library's message says that it got no memory."""
-    return any(sign in text for sign in _NO_MEMORY)
 
 
 def error_of(ended: ProcessEnded) -> TiebreakError:

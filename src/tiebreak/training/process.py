@@ -15,9 +15,10 @@ from tiebreak.core.workflow import Workflow
 from tiebreak.errors import InvalidInput
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.settings import Settings
+from tiebreak.supervised.failures import refusal
 from tiebreak.supervised.process import ENVIRONMENT, ProcessEnded, Supervised
 from tiebreak.training import handover
-from tiebreak.training.ends import RunCrashed, RunUnfit, error_of, out_of_memory, refusal
+from tiebreak.training.ends import RunCrashed, RunUnfit, error_of, out_of_memory
 from tiebreak.training.requests import Request
 
 MODULE = "tiebreak.training.child"

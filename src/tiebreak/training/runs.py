@@ -204,7 +204,7 @@ class Trainer:
                     while not result.done():
                         await asyncio.wait({result}, timeout=BEAT_SECONDS)
                         progress(turn.told.step, turn.told.share)
-                        if child.resident_bytes > limits.memory_bytes:
+                        if child.takes_more_than(limits.memory_bytes):
                             raise out_of_memory()
                         now = await turns.beat(conn, turn)
                         if now.cancelled_by is not None:
