@@ -41,6 +41,28 @@ async def test_those_who_were_just_answered_come_together_again() -> None:
     assert sum(sizes) == 4 * CALLERS
 
 
+async def test_callers_in_two_groups_come_together() -> None:
+    sizes: list[int] = []
+
+    async def answer(batch: Batch) -> None:
+        sizes.append(len(batch))
+        await asyncio.sleep(0.08)
+        for pending in batch:
+            pending.settle({})
+
+    batcher = Batcher(answer, queue_size=100, batch_max=64)
+
+    async def caller(number: int) -> None:
+        await asyncio.sleep(0.04 * (number % 2))  # every other one while the first are decided
+        for _ in range(6):
+            await ask(batcher, str(number))
+
+    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await batcher.drain()
+    assert CALLERS in sizes[2:5], sizes
+    assert sum(sizes) == 6 * CALLERS
+
+
 async def test_an_error_is_told_to_its_batch_and_the_next_is_answered() -> None:
     async def answer(batch: Batch) -> None:
         if batch[0].submission.ticket_id == "bad":

@@ -15,6 +15,7 @@ from tiebreak.errors import Unavailable
 
 PATIENCE_SHARE = 0.25  # of the time that the last batch took
 MAX_PATIENCE_SECONDS = 0.02
+SMALL_BATCH = 16  # or less: nearly all of its cost is the same for any number of tickets
 
 
 class Overloaded(Unavailable):
@@ -72,7 +73,7 @@ class Batcher:
         self._batch_max = batch_max
         self._queue: asyncio.Queue[Pending] = asyncio.Queue(queue_size)
         self._is_draining = False
-        self._last_size = 1
+        self._expected = 1
         self._last_seconds = 0.0
         self._runner = asyncio.create_task(self._run())
 
@@ -106,22 +107,24 @@ class Batcher:
             except Exception as error:  # noqa: BLE001 - the callers get it, the loop goes on
                 for pending in batch:
                     pending.fail(error)
-            self._last_size, self._last_seconds = len(batch), time.perf_counter() - begun
+            self._last_seconds = time.perf_counter() - begun
+            self._expected = max(len(batch), min(len(batch) + self.waiting, SMALL_BATCH))
             for _ in batch:
                 self._queue.task_done()
 
     async def _next(self) -> Batch:
-        """All that waits; and while fewer wait than came last time, those that come soon.
+        """All that waits; and while fewer wait than are expected, those that come soon.
 
         Whoever was answered with the last batch is about to send again: without patience the
-        first of them makes a batch of its own, and batches stay small for ever. A caller who is
-        alone never waits.
+        first of them makes a batch of its own, and batches stay small for ever; and a few callers
+        would fall into two groups, each waiting out the other's batch. A caller who is alone
+        never waits.
         """
         batch = [await self._queue.get()]
         patience = min(self._last_seconds * PATIENCE_SHARE, MAX_PATIENCE_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                while len(batch) < min(self._last_size, self._batch_max):
+                while len(batch) < min(self._expected, self._batch_max):
                     batch.append(await self._queue.get())
         while len(batch) < self._batch_max and not self._queue.empty():
             batch.append(self._queue.get_nowait())
