@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from tests.databases import DatabaseUrls
+from tests.databases import DatabaseUrls, execute, run
 from tests.functional.serving import (
     TICKET,
     Site,
@@ -60,6 +60,21 @@ def test_with_nothing_in_production_it_is_not_ready(
         ready = httpx.get(url + "/readyz")
         assert ready.status_code == 503
         assert [item["code"] for item in ready.json()["problems"]] == ["none_in_production"]
+
+
+def test_a_schema_of_another_version_is_served_by_nobody(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    tokens = prepare(database_urls, keyring)
+    run(execute(database_urls.owner, "UPDATE alembic_version SET version_num = '0001'"))
+    with serving(settings_for(database_urls, tmp_path), keyring) as (url, _):
+        ready = httpx.get(url + "/readyz")
+        assert ready.status_code == 503
+        assert [item["code"] for item in ready.json()["problems"]] == ["schema_mismatch"]
+        headers = {"Authorization": f"Bearer {tokens[Role.SERVICE]}"}
+        answer = httpx.post(url + PATH, json=ticket("t"), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (503, "starting")
+        assert "version 0001" in answer.json()["detail"]
 
 
 def test_a_database_that_goes_away_is_a_503_and_all_is_well_when_it_is_back(

@@ -27,7 +27,7 @@ from tiebreak.errors import InvalidInput, Problem, TiebreakError, Unavailable
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.settings import Keyring, Settings
-from tiebreak.store import outdated, reading
+from tiebreak.store import outdated, reading, schema
 from tiebreak.store.database import Database
 from tiebreak.store.outdated import Window
 
@@ -255,6 +255,9 @@ class DecisionService:
     async def _keep(self) -> None:
         """Follow the release records, and finish what a crash left undecided."""
         try:
+            if self._serving is None:
+                async with self.db.connection() as connection:
+                    await schema.check(connection)
             await self.active.refresh()
             if self._serving is None:
                 self._serving = await self._open()

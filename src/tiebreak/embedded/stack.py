@@ -26,7 +26,7 @@ from tiebreak.embedded.state import ensure_folder
 from tiebreak.embedded.valkey import ValkeyServer
 from tiebreak.secret_files import ensure_password, ensure_secrets, read_secret
 from tiebreak.settings import Keyring, Settings
-from tiebreak.store import migrate, partitions, roles
+from tiebreak.store import partitions, roles, schema
 from tiebreak.store.database import is_connection_failure, unavailable
 
 DATABASE = "tiebreak"
@@ -67,7 +67,7 @@ def stack(settings: Settings, note: Note = lambda _text: None) -> Generator[Serv
 def start_services(settings: Settings, note: Note) -> Services:
     """Start or adopt what the settings do not give an address for, and bring the schema up to date.
 
-    Raises EmbeddedFailed, DatabaseUnavailable, SecretMissing, UnsafeRole.
+    Raises EmbeddedFailed, DatabaseUnavailable, SchemaMismatch, SecretMissing, UnsafeRole.
     """
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     folder, secrets = settings.data_dir, settings.secrets_dir
@@ -140,15 +140,30 @@ async def _prepare(settings: Settings, server: PostgresServer | None, note: Note
         await _prepare_server(settings, server)
     database = settings.database
     if database.owner_url is not None:
-        note("Bringing the schema up to date")
-        await migrate.upgrade(database.owner_url.get_secret_value())
+        await _migrate(database.owner_url.get_secret_value(), note)
     assert database.url is not None
     app = await asyncpg.connect(database.url.get_secret_value())
     try:
+        await schema.check(app)
         await roles.check_app(app)
         await partitions.ensure(app, partitions.years_ahead(datetime.now(UTC)))
     finally:
         await app.close()
+
+
+async def _migrate(owner_url: str, note: Note) -> None:
+    """Bring a schema that is older than ours, or not there yet, up to date."""
+    owner = await asyncpg.connect(owner_url)
+    try:
+        found = await schema.version(owner)
+    finally:
+        await owner.close()
+    if found is not None and found >= schema.newest():
+        return
+    from tiebreak.store import migrate  # here: Alembic takes longer to import than most commands
+
+    note("Bringing the schema up to date")
+    await migrate.upgrade(owner_url)
 
 
 async def _prepare_server(settings: Settings, server: PostgresServer) -> None:

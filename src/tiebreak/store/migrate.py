@@ -10,24 +10,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, Inspector, inspect, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tiebreak.errors import Unavailable
 from tiebreak.store import roles
 from tiebreak.store.database import engine_for
 from tiebreak.store.partitions import PARTITIONED
+from tiebreak.store.schema import newest
 from tiebreak.store.tables import metadata
 
 FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7305808869229538661  # any fixed number: two starts at once migrate one after the other
-
-
-class SchemaOutdated(Unavailable):
-    """The database's schema is not the one that this version of Tiebreak needs."""
-
-    code = "schema_outdated"
 
 
 async def upgrade(owner_url: str, to: str | None = None) -> str:
@@ -35,7 +27,7 @@ async def upgrade(owner_url: str, to: str | None = None) -> str:
 
     Nothing happens when it is there.
     """
-    target = to or head()
+    target = to or newest()
     engine = engine_for(owner_url)
     try:
         async with engine.begin() as connection:
@@ -48,18 +40,6 @@ async def upgrade(owner_url: str, to: str | None = None) -> str:
     finally:
         await engine.dispose()
     return target
-
-
-async def check_current(connection: AsyncConnection) -> None:
-    """Raise SchemaOutdated unless the database has the newest version."""
-    found = await connection.run_sync(_current)
-    if found != head():
-        raise SchemaOutdated(
-            f"The database has schema version {found or 'none'}, this Tiebreak needs {head()}.",
-            hint="Run `tiebreak up`, which migrates, with the matching version of Tiebreak.",
-            found=found,
-            needed=head(),
-        )
 
 
 async def differences(owner_url: str) -> list[str]:
@@ -80,13 +60,6 @@ async def draft(owner_url: str, message: str) -> Path:
             return await connection.run_sync(_draft, message)
     finally:
         await engine.dispose()
-
-
-def head() -> str:
-    """The newest version that the migrations know."""
-    newest = ScriptDirectory(str(FOLDER)).get_current_head()
-    assert newest is not None
-    return newest
 
 
 def comparison_options() -> dict[str, Any]:
