@@ -257,6 +257,45 @@ def test_a_changed_file_is_decided_from_its_start(
     assert [ticket_id for ticket_id, _ in bands(told)] == table["ticket_id"].head(10).to_list()
 
 
+def test_a_dry_or_strict_run_checks_every_row_and_decides_nothing(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    ids = pl.concat_str(pl.lit("strict-"), "ticket_id")
+    early = pl.lit(datetime.now(UTC) + timedelta(days=3)).dt.cast_time_unit("us")
+    opened = pl.when(pl.int_range(pl.len()) == 4).then(early).otherwise("opened_at")
+    depth = pl.when(pl.int_range(pl.len()) == 2).then(-1).otherwise("depth_ft")
+    file, log = tmp_path / "strict.parquet", tmp_path / "strict.parquet.rejects.ndjson"
+    good, bad = tickets.head(6).with_columns(ticket_id=ids), [3, 5]
+    good.with_columns(opened_at=opened, depth_ft=depth).write_parquet(file)
+
+    told = decide(place, file, "--dry-run")
+    assert (told["rows"], told["valid"], told["rejected"]) == (6, 4, 2)
+    assert [each["row"] for each in lines(log)] == bad
+    log.unlink()
+    error = decide(place, file, "--strict", code=3)["error"]
+    assert (error["code"], error["rejected"]) == ("rows_rejected", 2)
+    assert [each["where"].split()[1] for each in error["problems"]] == ["3", "5"]
+    assert [each["row"] for each in lines(log)] == bad
+    assert not Path(f"{file}.decisions.ndjson").exists()
+
+    good.write_parquet(file)
+    assert decide(place, file, "--dry-run")["valid"] == 6
+    told = decide(place, file, "--strict")
+    assert (told["decided"], told["rejected"], log.exists()) == (6, 0, False)
+    assert {each["revision"] for each in lines(Path(told["decisions"]))} == {1}
+
+
+def test_a_check_leaves_what_an_interrupted_run_goes_on_with(
+    place: Place, tickets: pl.DataFrame, tmp_path: Path
+) -> None:
+    file, log = tmp_path / "begun.parquet", tmp_path / "begun.parquet.rejects.ndjson"
+    tickets.head(2).with_columns(depth_ft=pl.lit(-1.0)).write_parquet(file)
+    log.write_text("told before\n")
+    (tmp_path / "begun.parquet.decisions.ndjson.mark").write_text("{}")
+    assert decide(place, file, "--dry-run")["rejected"] == 2
+    assert log.read_text() == "told before\n"
+
+
 def test_what_is_read_is_never_overwritten(
     place: Place, tickets: pl.DataFrame, tmp_path: Path
 ) -> None:

@@ -111,6 +111,79 @@ def test_a_wrong_command_line_is_a_usage_error(arguments: tuple[str, ...]) -> No
     done = tiebreak(*arguments)
     assert done.returncode == exits.USAGE
     assert "Traceback" not in done.stderr
+    assert "Next: `tiebreak" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "create", "--json"),
+        ("keys", "list", "--nothing", "--json"),
+        ("keys", "create", "--person", "a", "--role", "service", "--expires-days", "inf", "--json"),
+        ("workflow", "show", "locate", "--version", "9" * 30, "--json"),
+        ("audit", "list", "--since", "yesterday", "--json"),
+        ("audit", "list", "--actor", "\udcff", "--json"),
+        ("audit", "nothing", "--json"),
+    ],
+)
+def test_a_wrong_command_line_is_one_json_document_with_json(arguments: tuple[str, ...]) -> None:
+    done = tiebreak(*arguments)
+    assert done.returncode == exits.USAGE
+    error = orjson.loads(done.stdout)["error"]
+    assert (error["code"], done.stderr) == ("usage", "")
+    assert error["message"]
+    assert error["hint"]
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_every_number_has_two_ends(name: str) -> None:
+    for words, command in leaves(name):
+        for option in command.params:
+            taken: Any = getattr(option, "type_descriptor", None)
+            if taken is not None and taken.annotation in (int, float):
+                bounds = (getattr(option, "min", None), getattr(option, "max", None))
+                assert None not in bounds, f"{words} {option.name}"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("config", "check", "--json")])
+def test_a_reader_that_has_had_enough_is_no_fault(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from tiebreak.cli import main; main()", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (exits.OK, "")
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_fault_of_ours_is_told_with_its_trace(
+    is_json: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    application = typer.Typer(pretty_exceptions_enable=False)
+
+    @application.command()
+    def broken(json: bool = False) -> None:
+        raise ZeroDivisionError(json)
+
+    assert exits.run(application, ["--json"] if is_json else []) == exits.FAULT
+    captured = capfd.readouterr()
+    assert "ZeroDivisionError" in captured.err
+    if is_json:
+        assert orjson.loads(captured.out)["error"]["code"] == "fault"
+    else:
+        assert "Next: Report it" in captured.err
+
+
+def test_help_tells_every_exit_code() -> None:
+    told = " ".join(tiebreak("--help").stdout.split())
+    for family, code in exits.EXIT_CODES:
+        assert f"{code} {family.code.replace('_', ' ')}" in told
 
 
 def test_a_mistake_is_told_without_a_stack_trace() -> None:

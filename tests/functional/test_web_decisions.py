@@ -199,6 +199,13 @@ def test_an_unknown_workflow_route_or_method_says_so(site: Site) -> None:
     response = client.post("/v1/workflows/nothing/decisions", json=body())
     problem(response, 404, "not_in_production")
     problem(client.get("/v1/nothing"), 404, "route_not_found")
+    for path in (
+        "/v1/nothing",
+        "/v1/workflows/locate/tickets/%00",
+        "/v1/decisions/zzz",
+        "/docs/no",
+    ):
+        assert client.get(path).json()["hint"], path
     response = client.delete(PATH)
     problem(response, 405, "method_wrong")
     assert response.headers["allow"] == "GET, POST"

@@ -442,6 +442,43 @@ def test_a_mistaken_definition_is_not_told_again_where_it_is_read(tmp_path: Path
     assert told(checked) == [("features.yaml:3", "unknown field `dpeth`|did you mean `depth`?")]
 
 
+def test_a_mistake_does_not_hide_another_in_the_same_definition(tmp_path: Path) -> None:
+    knobs = "knobs: {points: {medium: 9, high: 8, critical: 7}, audit_share: 2, uncertain_low: 0.5}"
+    checked = check(
+        tmp_path,
+        workflow=WORKFLOW.replace("maturity_days: 7", "maturity_days: 1000000") + knobs,
+        features=FEATURES.replace("is_deep: depth > 3", "is_deep: {sql: dpeth > 3, kind: nmber}"),
+        rules=RULES.replace("effect: floor", "effect: flor").replace("depth >= 4", "cost >= 4"),
+    )
+    assert told(checked) == [
+        ("features.yaml:3", "unknown field `dpeth`|did you mean `depth`?"),
+        (
+            "features.yaml:3",
+            "`nmber` is not one of number, category, text|did you mean `number`?",
+        ),
+        (
+            "rules.yaml:3",
+            "`cost` is known only after the fact|use fields that are known when the ticket is "
+            "submitted",
+        ),
+        (
+            "rules.yaml:3",
+            "`flor` is not one of floor, ceiling, points, escalate|did you mean `floor`?",
+        ),
+        ("workflow.yaml:20", "`maturity_days` should be less than or equal to 36525|"),
+        ("workflow.yaml:21", "`points` must rise from medium over high to critical|"),
+        ("workflow.yaml:21", "`audit_share` should be less than or equal to 1|"),
+        ("workflow.yaml:21", "`uncertain_low` is above `uncertain_high`|"),
+    ]
+
+
+def test_knobs_that_are_compared_are_not_told_where_one_is_mistaken(tmp_path: Path) -> None:
+    knobs = "knobs: {uncertain_low: 0.5, uncertain_high: 6}"
+    assert told(check(tmp_path, workflow=WORKFLOW + knobs)) == [
+        ("workflow.yaml:21", "`uncertain_high` should be less than or equal to 1|")
+    ]
+
+
 def test_history_defaults_to_nothing_known(tmp_path: Path) -> None:
     rules = """\
     rules:

@@ -33,8 +33,11 @@ def main() -> None:
 
 def build(arguments: Sequence[str]) -> typer.Typer:
     """The application with every command named, and the called one loaded."""
+    from tiebreak.cli.exits import EXITS
+
     application = typer.Typer(
         name="tiebreak",
+        epilog=EXITS,
         help="Score work tickets for risk: rules, a model, and a tie-break where they disagree.",
         no_args_is_help=True,
         add_completion=False,

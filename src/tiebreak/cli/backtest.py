@@ -64,7 +64,7 @@ def run(
         ),
     ] = None,
     minutes_a_review: Annotated[
-        float, typer.Option(min=0, help="How long a review takes, for reviewer hours.")
+        float, typer.Option(min=0, max=1e6, help="How long a review takes, for reviewer hours.")
     ] = MINUTES_A_REVIEW,
     jobs: JobsOption = None,
     person: PersonOption = None,

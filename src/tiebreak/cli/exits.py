@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,10 +20,24 @@ from tiebreak.errors import (
     Unavailable,
 )
 
+
+class Misused(InvalidInput):
+    """The command line is wrong."""
+
+    code = "usage"
+
+
+class Fault(TiebreakError):
+    """Tiebreak met something that it does not foresee; this is its own fault."""
+
+    code = "fault"
+
+
 OK: Final = 0
 FAULT: Final = 1  # ours: the stack trace is for a bug report
 USAGE: Final = 2  # the command line itself is wrong
 EXIT_CODES: Final[tuple[tuple[type[TiebreakError], int], ...]] = (
+    (Misused, USAGE),
     (InvalidInput, 3),
     (NotFound, 4),
     (Conflict, 5),
@@ -32,6 +47,13 @@ EXIT_CODES: Final[tuple[tuple[type[TiebreakError], int], ...]] = (
 )
 INTERRUPTED: Final = 130
 
+EXITS: Final = "Exit codes: 0 done, 1 our fault, " + ", ".join(
+    [
+        *(f"{code} {family.code.replace('_', ' ')}" for family, code in EXIT_CODES),
+        f"{INTERRUPTED} interrupted",
+    ]
+)
+
 
 def exit_code(error: TiebreakError) -> int:
     """The exit code of an error's family."""
@@ -39,21 +61,58 @@ def exit_code(error: TiebreakError) -> int:
 
 
 def run(application: typer.Typer, arguments: Sequence[str]) -> int:
-    """Run a command; errors of our families are told without a stack trace."""
-    command = typer.main.get_command(application)
+    """Run a command; only faults of our own are told with a stack trace."""
+    as_json = "--json" in arguments
     try:
-        command.main(args=list(arguments), prog_name="tiebreak", standalone_mode=True)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else OK
+        _invoke(application, arguments)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except typer.TyperException as error:
+        if error.format_message():  # empty where the help was shown instead
+            _tell(_misused(error), as_json=as_json)
+        return USAGE
     except TiebreakError as error:
-        _tell(error, as_json="--json" in arguments)
+        _tell(error, as_json=as_json)
         return exit_code(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # as Rich ends on such a pipe
+            return OK
+        raise
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         sys.stderr.close()
         return OK
+    except Exception:  # noqa: BLE001 - whatever it is, it is told
+        traceback.print_exc()
+        _tell(Fault(hint="Report it, with the stack trace on standard error."), as_json=as_json)
+        return FAULT
     return OK
+
+
+def _invoke(application: typer.Typer, arguments: Sequence[str]) -> None:
+    """Run the command as Typer's own `main` does, save that it hides closed pipes as faults."""
+    for argument in arguments:
+        if not argument.isascii():
+            _check_utf8(argument)
+    command = typer.main.get_command(application)
+    with command.make_context("tiebreak", list(arguments)) as context:
+        command.invoke(context)
+
+
+def _check_utf8(argument: str) -> None:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        shown = argument.encode(errors="replace").decode()
+        raise Misused(f"The argument {shown!r} is not UTF-8.", hint="Write it in UTF-8.") from None
+
+
+def _misused(error: typer.TyperException) -> Misused:
+    """A mistake that Typer found, with the command whose help goes on from there."""
+    context = getattr(error, "ctx", None)
+    called = "tiebreak" if context is None else context.command_path
+    return Misused(error.format_message(), hint=f"`{called} --help` shows what it takes.")
 
 
 def _tell(error: TiebreakError, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import PersonOption, Session, act
+from tiebreak.cli.session import MOST, PersonOption, Session, act
 from tiebreak.ingest.rebuild import RebuildReport
 from tiebreak.ingest.rebuild import rebuild as rebuild_history
 
@@ -24,7 +24,8 @@ def _group() -> None:
 def rebuild(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
     version: Annotated[
-        int | None, typer.Option(help="Version of the workflow; default: the newest.")
+        int | None,
+        typer.Option(min=1, max=MOST, help="Version of the workflow; default: the newest."),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only show what would be built.")] = False,
     person: PersonOption = None,

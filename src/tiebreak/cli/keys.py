@@ -30,7 +30,7 @@ def create(
     person: Annotated[str, typer.Option(help="Who owns the key; a short handle such as ann.lee.")],
     role: Annotated[list[Role], typer.Option(help="A role of the key; may be given again.")],
     expires_days: Annotated[
-        float | None, typer.Option(min=0.001, help="Days until the key expires.")
+        float | None, typer.Option(min=0.001, max=36_500, help="Days until the key expires.")
     ] = None,
     by: PersonOption = None,
     json: JsonOption = False,

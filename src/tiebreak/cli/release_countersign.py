@@ -8,7 +8,7 @@ import typer
 
 from tiebreak.cli.output import JsonOption, Output
 from tiebreak.cli.release import WorkflowArgument
-from tiebreak.cli.session import DryRunOption, PersonOption, Session, act
+from tiebreak.cli.session import MOST, DryRunOption, PersonOption, Session, act
 from tiebreak.release.demotion import NoSuchDemotion, countersign, unsigned
 
 
@@ -16,7 +16,9 @@ def command(
     workflow: WorkflowArgument,
     seq: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of the record; default: the oldest without signature."),
+        typer.Option(
+            min=1, max=MOST, help="Number of the record; default: the oldest without signature."
+        ),
     ] = None,
     note: Annotated[str, typer.Option(help="A remark; it stands beside the signature.")] = "",
     dry_run: DryRunOption = False,

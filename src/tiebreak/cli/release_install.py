@@ -10,7 +10,7 @@ import typer
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, short, table
 from tiebreak.cli.reasons import stated
-from tiebreak.cli.session import PersonOption, Session, act, require_role
+from tiebreak.cli.session import MOST, PersonOption, Session, act, require_role
 from tiebreak.errors import Conflict
 from tiebreak.registry import records
 from tiebreak.registry.proposals import Proposal, find_digest, propose
@@ -40,7 +40,11 @@ def command(
     ] = None,
     version: Annotated[
         int | None,
-        typer.Option(help="Version of the workflow; default: the newest that was loaded."),
+        typer.Option(
+            min=1,
+            max=MOST,
+            help="Version of the workflow; default: the newest that was loaded.",
+        ),
     ] = None,
     without_gates: Annotated[
         bool,

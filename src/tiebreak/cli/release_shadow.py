@@ -25,7 +25,10 @@ def _group() -> None:
 def start(
     release: ReleaseArgument,
     share: Annotated[
-        float, typer.Option(help="Which share of the tickets, by their id: 0.1 is every tenth.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Which share of the tickets, by their id: 0.1 is every tenth."
+        ),
     ] = 1.0,
     since: Annotated[
         datetime | None,

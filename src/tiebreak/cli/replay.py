@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import func, select
 
 from tiebreak.cli.output import JsonOption, Output, table
-from tiebreak.cli.session import Session, look
+from tiebreak.cli.session import MOST, Session, look
 from tiebreak.decisions.replay import Cause, ReplayReport, replay
 from tiebreak.errors import IntegrityFailure, InvalidInput, NotFound
 from tiebreak.store import reading, tables
@@ -37,7 +37,8 @@ class UnknownDecision(NotFound):
 def command(
     workflow: Annotated[str | None, typer.Option(help="Only decisions of this workflow.")] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help=f"This many decisions, at random; default: {SAMPLE}.")
+        int | None,
+        typer.Option(min=1, max=MOST, help=f"This many decisions, at random; default: {SAMPLE}."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every decision.")] = False,
     id_: Annotated[str | None, typer.Option("--id", help="This one decision.")] = None,
@@ -48,7 +49,7 @@ def command(
     Example: `tiebreak replay --workflow locate --sample 1000`
     """
     if sum((sample is not None, all_, id_ is not None)) > 1:
-        raise InvalidInput("Give one of --sample, --all and --id.")
+        raise InvalidInput("--sample, --all and --id exclude each other.", hint="Give one of them.")
     output = Output(as_json=json)
 
     async def work(session: Session) -> tuple[ReplayReport, float]:
@@ -109,11 +110,18 @@ async def _one(session: Session, text: str) -> AsyncGenerator[Sequence[tuple[Row
     except ValueError:
         decision = None
     if decision is None:
-        raise UnknownDecision(decision_id=text)
+        raise UnknownDecision(
+            hint="Answers carry it, and GET /v1/workflows/WORKFLOW/decisions lists them.",
+            decision_id=text,
+        )
     key = (decision["workflow"], decision["ticket_id"], decision["revision"])
     ticket = await reading.ticket(session.db, *key)
     if ticket is None:
-        raise UnknownDecision("The decision's ticket is missing.", decision_id=text)
+        raise UnknownDecision(
+            "The decision's ticket is missing.",
+            hint="`tiebreak audit verify` names what is broken.",
+            decision_id=text,
+        )
     yield [(decision, ticket)]
 
 

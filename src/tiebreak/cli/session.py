@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST = 2**31 - 1  # of what the store counts: versions, records, revisions
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]  # how commands take times, in UTC
 
 PersonOption = Annotated[

@@ -29,10 +29,18 @@ class ModelUnnamed(InvalidInput):
 
 def command(
     workflow: Annotated[str, typer.Argument(help="The workflow's name.")],
-    reviewers: Annotated[float, typer.Option(min=0.01, help="How many people review a day.")],
-    tickets_each: Annotated[float, typer.Option(min=0.01, help="How many tickets each can.")],
-    cost_missed: Annotated[float, typer.Option(min=0, help="Of a bad end nobody looked at.")],
-    cost_needless: Annotated[float, typer.Option(min=0, help="Of a review that found nothing.")],
+    reviewers: Annotated[
+        float, typer.Option(min=0.01, max=1e6, help="How many people review a day.")
+    ],
+    tickets_each: Annotated[
+        float, typer.Option(min=0.01, max=1e6, help="How many tickets each can.")
+    ],
+    cost_missed: Annotated[
+        float, typer.Option(min=0, max=1e12, help="Of a bad end nobody looked at.")
+    ],
+    cost_needless: Annotated[
+        float, typer.Option(min=0, max=1e12, help="Of a review that found nothing.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="Digest of its bundle, or the first digits; default: the candidate."),

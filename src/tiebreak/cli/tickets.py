@@ -48,7 +48,9 @@ def erase(
     async def work(session: Session) -> dict[str, Any]:
         found = await reading.history(session.db, workflow, ticket_id)
         if found is None:
-            raise TicketUnknown(ticket_id=ticket_id)
+            raise TicketUnknown(
+                hint="Ticket ids are compared letter by letter.", ticket_id=ticket_id
+            )
         told: dict[str, Any] = {
             "workflow": workflow,
             "ticket_id": ticket_id,
@@ -141,7 +143,9 @@ def decide_again(
     """
     output = Output(as_json=json)
     if (ticket_id is None) == (since is None):
-        raise InvalidInput("Give either a ticket's id or --since.")
+        raise InvalidInput(
+            "Neither a ticket's id nor --since is given, or both are.", hint="Give one of them."
+        )
     if since is None:
         if until is not None or dry_run:
             raise InvalidInput("--until and --dry-run belong to --since.")
@@ -169,7 +173,9 @@ def _one_again(
         if number is None:
             found = await reading.history(session.db, workflow, ticket_id)
             if found is None:
-                raise TicketUnknown(ticket_id=ticket_id)
+                raise TicketUnknown(
+                    hint="Ticket ids are compared letter by letter.", ticket_id=ticket_id
+                )
             number = found.revisions[-1]["revision"]
         async with _serving(session) as service:
             request = Request(session.person, reason)

@@ -14,7 +14,7 @@ from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.reasons import stated
 from tiebreak.cli.reports import write
-from tiebreak.cli.session import DATES, PersonOption, Session, act
+from tiebreak.cli.session import DATES, MOST, PersonOption, Session, act
 from tiebreak.core.workflow import FamilyChoice
 from tiebreak.errors import InvalidInput
 from tiebreak.settings import Settings
@@ -77,11 +77,15 @@ def command(
     version: Annotated[
         int | None,
         typer.Option(
+            min=1,
+            max=MOST,
             help="Version of the workflow; default: the newest that was loaded, or that "
-            "came into production."
+            "came into production.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same data and seed give the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Same data and seed give the same bytes.")
+    ] = 0,
     trees: Annotated[int, typer.Option(min=1, max=2000, help="Most trees.")] = DEFAULTS.rounds,
     depth: Annotated[int, typer.Option(min=1, max=DEEPEST)] = DEFAULTS.max_depth,
     learning_rate: Annotated[float, typer.Option(min=0.001, max=1)] = DEFAULTS.learning_rate,
@@ -89,7 +93,10 @@ def command(
         str | None, typer.Option(metavar="TIME", help="Search parameters for so long: 20m.")
     ] = None,
     trials: Annotated[
-        int, typer.Option(min=0, help="Search parameters by so many trials, over all families.")
+        int,
+        typer.Option(
+            min=0, max=MOST, help="Search parameters by so many trials, over all families."
+        ),
     ] = 0,
     waive_leakage: Annotated[
         list[str] | None,
@@ -101,7 +108,9 @@ def command(
     ] = None,
     reviews_a_day: Annotated[
         float | None,
-        typer.Option(min=0, help="What people can review, for the report; default: a tenth."),
+        typer.Option(
+            min=0, max=1e9, help="What people can review, for the report; default: a tenth."
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Let the task worker train, and return at once.")

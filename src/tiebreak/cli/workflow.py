@@ -15,7 +15,7 @@ import typer
 
 from tiebreak.cli.output import JsonOption, Output, table
 from tiebreak.cli.reasons import stated
-from tiebreak.cli.session import PersonOption, Session, act, look
+from tiebreak.cli.session import MOST, PersonOption, Session, act, look
 from tiebreak.core.workflow import HistoryFeature, RowFeature, RuleSet, Workflow
 from tiebreak.store.database import Database
 from tiebreak.workflows import versions
@@ -99,7 +99,9 @@ def list_(json: JsonOption = False) -> None:
 @app.command()
 def show(
     workflow: NameArgument,
-    version: Annotated[int | None, typer.Option(min=1, help="A version's number.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="A version's number.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show a loaded workflow, its newest or a given version, and the list of all versions.

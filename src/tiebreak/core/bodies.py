@@ -52,7 +52,7 @@ def _repeated_keys(body: bytes) -> Problems:
     except RecursionError:
         return (_TOO_DEEP,)
     return tuple(
-        Problem(name, "duplicate_key", f"`{name}` stands more than once in an object")
+        Problem(name, "duplicate_key", f"`{name}` stands more than once in an object", "keep one")
         for name in sorted(repeated)[:MAX_PROBLEMS]
     )
 

@@ -24,6 +24,8 @@ FeatureKind = Literal["number", "category", "text"]
 # best: what ranks better
 FamilyChoice = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "ebm", "best"]
 
+MOST_DAYS = 36_525  # a hundred years; beyond, times would leave what columns hold
+
 
 class FieldType(StrEnum):
     """Types a ticket's field can have, each with one column type in the core."""
@@ -142,7 +144,7 @@ class HistoryFeature(_Frozen):
     among: str | None = None
     value: str | None = None
     scale: int = Constraint(default=1, ge=1, le=1_000_000)
-    window_days: float | None = Constraint(default=None, gt=0, le=36_525)
+    window_days: float | None = Constraint(default=None, gt=0, le=MOST_DAYS)
     counts: Literal["first", "current"] = "first"
     description: str = ""
 
@@ -205,7 +207,7 @@ class Label(_Frozen):
 
     name: Name
     sql: str
-    maturity_days: float = Constraint(ge=0)
+    maturity_days: float = Constraint(ge=0, le=MOST_DAYS)
     absent: Literal["negative", "positive", "unknown"] = "unknown"
     # left out where they are the default, so that versions from before them keep their names
     precedence: tuple[LabelSource, ...] = Constraint(
@@ -229,7 +231,7 @@ class Knobs(_Frozen):
 class Retention(_Frozen):
     """How long content is kept before it may be erased, in days."""
 
-    ticket_days: int = Constraint(default=2_555, ge=1)
+    ticket_days: int = Constraint(default=2_555, ge=1, le=MOST_DAYS)
 
 
 class Workflow(_Frozen):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -120,7 +120,8 @@ class DecisionService:
         all the same.
         """
         pending = Pending(submission, actor)
-        _check_opened(self._get(workflow).policy.workflow.time, pending)
+        time = self._get(workflow).policy.workflow.time
+        _check_opened(time, submission, pending.received_at)
         self._batcher(workflow).submit(pending)
         if timeout_seconds is None:
             return await pending.answer
@@ -130,6 +131,11 @@ class DecisionService:
             return await pending.answer
         finally:
             late.cancel()
+
+    def check(self, workflow: str, submission: Submission) -> None:
+        """Raises `OpenedInFuture`, `NotInProduction`; what is stored is not looked at."""
+        time = self._get(workflow).policy.workflow.time
+        _check_opened(time, submission, datetime.now(UTC))
 
     async def decide_imported(
         self,
@@ -303,10 +309,10 @@ class DecisionService:
         self._recovered_at = now
 
 
-def _check_opened(time: str, pending: Pending) -> None:
+def _check_opened(time: str, submission: Submission, now: datetime) -> None:
     """Raises `OpenedInFuture`; history, drift and training would believe such a time."""
-    opened_at = pending.submission.values.get(time)
-    if opened_at is not None and opened_at > pending.received_at + MAX_AHEAD:
+    opened_at = submission.values.get(time)
+    if opened_at is not None and opened_at > now + MAX_AHEAD:
         raise OpenedInFuture(
             f"`{time}` lies more than a day ahead of now.",
             hint="Correct the time, or the clock that it came from.",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tiebreak.core.bodies import MAX_PROBLEMS
 from tiebreak.core.tickets import Submission, read_submission
 from tiebreak.decisions.service import DecisionService
-from tiebreak.errors import Conflict, InvalidInput, Problem
+from tiebreak.errors import Conflict, InvalidInput, Problem, TiebreakError
 from tiebreak.ingest.outputs import Mark, Outputs
+from tiebreak.ingest.rejects import Rejects
 from tiebreak.ingest.rows import Row
 
 IN_FLIGHT = 1024  # rows between reading and writing
@@ -64,7 +66,7 @@ class Bulk:
         return self.outputs.mark
 
     async def _take(self, row: Row) -> None:
-        submission = self._submission(row)
+        submission = submission_of(self.service, self.workflow, row)
         if isinstance(submission, Submission):
             await self._part_revisions(submission, row.number)
             deciding = self.service.decide(self.workflow, submission, self.actor)
@@ -74,12 +76,6 @@ class Bulk:
         self._waiting.append(waiting)
         self._size += waiting.size
         await self._settle_until(IN_FLIGHT - 1)
-
-    def _submission(self, row: Row) -> Submission | Sequence[Problem]:
-        if row.problems:
-            return row.problems
-        workflow = self.service.policy(self.workflow).workflow
-        return read_submission(self.service.schema(self.workflow), row.cells, workflow.ticket_id)
 
     async def _part_revisions(self, submission: Submission, number: int) -> None:
         """Put a mark between two revisions of a ticket.
@@ -105,8 +101,7 @@ class Bulk:
             try:
                 self.outputs.decide(await first.outcome)
             except (InvalidInput, Conflict) as error:  # this row's own fault
-                problem = Problem("", error.code, error.message, error.hint)
-                self.outputs.reject(first.number, (problem,))
+                self.outputs.reject(first.number, (_problem(error),))
         else:
             self.outputs.reject(first.number, tuple(first.outcome))
         self._settled = first.number
@@ -125,3 +120,60 @@ class Bulk:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class Check:
+    """What looking at every row of a file found; nothing was decided."""
+
+    valid: int = 0
+    rejected: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])  # the first of them
+
+
+async def check_rows(
+    service: DecisionService, workflow: str, rows: Iterable[Row], rejects: Rejects | None
+) -> Check:
+    """Look at every row as deciding would; bad rows go to `rejects` where it is given."""
+    check = Check()
+    for row in rows:
+        if row.number % ROWS_A_MARK == 0:
+            await asyncio.sleep(0)  # the service goes on listening
+        problems = _problems(service, workflow, row)
+        if not problems:
+            check.valid += 1
+            continue
+        check.rejected += 1
+        room = MAX_PROBLEMS - len(check.problems)
+        check.problems += [
+            replace(each, where=f"row {row.number} {each.where}".strip())
+            for each in problems[: max(room, 0)]
+        ]
+        if rejects is not None:
+            rejects.add(row.number, tuple(problems))
+    return check
+
+
+def submission_of(
+    service: DecisionService, workflow: str, row: Row
+) -> Submission | Sequence[Problem]:
+    """The submission in a row of a file, or its problems."""
+    if row.problems:
+        return row.problems
+    ticket_id = service.policy(workflow).workflow.ticket_id
+    return read_submission(service.schema(workflow), row.cells, ticket_id)
+
+
+def _problems(service: DecisionService, workflow: str, row: Row) -> Sequence[Problem]:
+    submission = submission_of(service, workflow, row)
+    if not isinstance(submission, Submission):
+        return submission
+    try:
+        service.check(workflow, submission)
+    except InvalidInput as error:
+        return (_problem(error),)
+    return ()
+
+
+def _problem(error: TiebreakError) -> Problem:
+    return Problem("", error.code, error.message, error.hint)

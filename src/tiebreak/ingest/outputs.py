@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -79,17 +81,11 @@ class Outputs:
     @classmethod
     def _opened(cls, source: Path, workflow: str, decisions: Path, rejects: Path) -> Outputs:
         sink = decisions.open("ab")
-        try:
-            fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sink.close()
-            raise OutputBusy(
-                f"Another run writes {decisions}.", hint="Wait for it, or name another with --out."
-            ) from None
+        _lock(sink, decisions)
         status = source.stat()
         told = str(rejects.absolute())
         fresh = Mark(workflow, status.st_size, status.st_mtime_ns, told)
-        mark_path = decisions.with_name(decisions.name + ".mark")
+        mark_path = _mark_of(decisions)
         mark = _read_mark(mark_path, fresh, decisions, rejects)
         sink.truncate(mark.decisions_bytes)
         return cls(mark, mark_path, sink, Rejects(source, RejectsFile(rejects, mark.rejects_bytes)))
@@ -130,6 +126,39 @@ class Outputs:
         """Let the files go, done or not."""
         self._decisions.close()
         self.rejects.file.close()
+
+
+@contextmanager
+def rejects_of_check(source: Path, decisions: Path, rejects: Path) -> Generator[Rejects | None]:
+    """Where a check tells bad rows; None while an interrupted run that is to go on needs the file.
+
+    Raises `OutputBusy` when a run writes, and `OutputIsInput`.
+    """
+    refuse_overwriting(rejects, [source])
+    with ExitStack() as held:
+        if decisions.exists():
+            _lock(held.enter_context(decisions.open("rb")), decisions)
+        if _mark_of(decisions).exists():
+            yield None
+            return
+        found = Rejects(source, RejectsFile(rejects))
+        held.callback(found.file.close)
+        yield found
+
+
+def _lock(file: IO[bytes], decisions: Path) -> None:
+    """Hold a file of decisions until it is closed. Raises `OutputBusy`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputBusy(
+            f"Another run writes {decisions}.", hint="Wait for it, or name another with --out."
+        ) from None
+
+
+def _mark_of(decisions: Path) -> Path:
+    return decisions.with_name(decisions.name + ".mark")
 
 
 def refuse_overwriting(path: Path, inputs: list[Path]) -> None:

@@ -22,6 +22,9 @@ class NotADecisionId(InvalidInput):
 
     code = "not_a_decision_id"
 
+    def __init__(self, given: object) -> None:
+        super().__init__(hint="Send the `decision_id` of an answer.", decision_id=str(given)[:80])
+
 
 def decision_id(
     as_of: datetime, workflow: str, ticket_id: str, revision: int, ordinal: int
@@ -44,8 +47,8 @@ def as_of_of(identifier: uuid.UUID) -> datetime:
     high = identifier.int >> 64
     milliseconds, remainder = high >> 16, high & 0xFFF
     if identifier.version != 7 or remainder > 999:
-        raise NotADecisionId(decision_id=str(identifier))
+        raise NotADecisionId(identifier)
     try:
         return _EPOCH + timedelta(milliseconds=milliseconds, microseconds=remainder)
     except OverflowError:
-        raise NotADecisionId(decision_id=str(identifier)) from None
+        raise NotADecisionId(identifier) from None

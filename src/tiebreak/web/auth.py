@@ -60,7 +60,8 @@ def _guarded(name: str, handle: Handler) -> Handler:
             if roles:
                 await _admit(request, roles)
             if any("\0" in str(part) for part in request.path_params.values()):
-                raise RouteNotFound  # no stored name holds what Postgres does not take
+                # no stored name holds what Postgres does not take
+                raise RouteNotFound(hint="/docs lists all routes.")
             return await handle(request)
         except ClientDisconnect:
             return Response(status_code=CLIENT_GONE)

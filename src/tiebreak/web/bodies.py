@@ -180,6 +180,6 @@ def too_large(max_bytes: int) -> BodyTooLarge:
     """The error for a body or a line of more than `max_bytes`."""
     return BodyTooLarge(
         f"A ticket may have {max_bytes} bytes at most.",
-        hint="Shorten the ticket; long files go to `tiebreak import`.",
+        hint="Shorten the ticket; send many to `decisions:batch`, or a file to `tiebreak decide`.",
         max_bytes=max_bytes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,9 @@ FILES: dict[str, tuple[str, ...]] = {
     "rules.yaml": ("rules",),
     "examples.yaml": ("examples",),
 }  # fmt: skip
+
+
+_COMPARED = {"uncertain_low", "uncertain_high"}  # with each other
 
 
 class _Head(BaseModel):
@@ -140,7 +144,7 @@ class _Reading:
             events=tuple(self._listed("events", EventSource)),
             entities=tuple(self._entities()),
             features=tuple(self._features()),
-            knobs=self._one("knobs", Knobs) or Knobs(),
+            knobs=self._knobs(),
             label=label,
             retention=self._one("retention", Retention) or Retention(),
             release=self._one("release", ReleasePlan) or ReleasePlan(),
@@ -170,6 +174,21 @@ class _Reading:
         if node is None or (isinstance(node, Scalar) and node.value is None):
             return None
         return model_of(kind, node, self._mistakes)
+
+    def _knobs(self) -> Knobs:
+        """The knobs; a mistaken one does not keep the others from being compared."""
+        node, knobs = self._sections.entries.get("knobs"), self._one("knobs", Knobs)
+        if knobs is not None or not isinstance(node, Mapping):
+            return knobs or Knobs()
+
+        def some(names: Iterable[str]) -> Knobs | None:
+            kept = {name: node.entries[name] for name in names}
+            return model_of(Knobs, Mapping(kept, node.keys, node.place), Mistakes())
+
+        mistaken = {name for name in node.entries if some([name]) is None}
+        if not mistaken.isdisjoint(_COMPARED):
+            mistaken |= _COMPARED
+        return some(node.entries.keys() - mistaken) or Knobs()
 
     def _keyed(self, section: str, name: str, node: Node, kind: type[M], key: str) -> M | None:
         owner = self._sections.entries[section]

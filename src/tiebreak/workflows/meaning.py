@@ -43,8 +43,8 @@ class _Meaning:
             if isinstance(feature, HistoryFeature):
                 self._history(feature)
         scope = self._row_features()
-        for rule in self._draft.rules.rules:
-            self._compile(scope, BOOLEAN, "rules", rule.id, "when")
+        for name in self._names_in("rules"):  # also those with other mistakes
+            self._compile(scope, BOOLEAN, "rules", name, "when")
 
     def _compile(
         self, scope: Scope, expect: frozenset[Type] | None, *path: str | int
@@ -71,7 +71,7 @@ class _Meaning:
     def _names(self) -> None:
         """A name that SQL keeps for itself could never be read."""
         for section in ("fields", "outcome_fields", "features"):
-            for name in getattr(self._draft.node(section), "entries", {}):
+            for name in self._names_in(section):
                 if name in self._draft.broken:
                     continue
                 scope = Scope({name: Symbol(Type.INTEGER)}, self._calendar)
@@ -83,6 +83,9 @@ class _Meaning:
                     message = f"`{name}` is a word of SQL and cannot be read in expressions"
                     self._add(self._draft.key_place(section, name), message, "choose another name")
                     self._draft.broken.add(name)
+
+    def _names_in(self, section: str) -> list[str]:
+        return list(getattr(self._draft.node(section), "entries", {}))
 
     def _label(self) -> None:
         known = _known(self._workflow.outcome_fields)
@@ -137,7 +140,12 @@ class _Meaning:
                 self._draft.broken.add(feature.name)
             else:
                 symbols.setdefault(feature.name, Symbol(compiled.type))
-        return Scope(symbols, self._calendar)
+        scope = Scope(symbols, self._calendar)
+        read = {feature.name for feature in self._workflow.features}
+        for name in self._names_in("features"):
+            if name not in read:  # it has other mistakes, and so no kind
+                self._compile(scope, None, "features", name, "sql")
+        return scope
 
     def _history_symbols(self) -> dict[str, Symbol]:
         sound = tuple(

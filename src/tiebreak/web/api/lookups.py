@@ -197,7 +197,7 @@ async def _row(site: Site, decision_id: str) -> Row:
     try:
         key = uuid.UUID(decision_id)
     except ValueError:
-        raise NotADecisionId from None
+        raise NotADecisionId(decision_id) from None
     row = await reading.decision(site.db, key)
     if row is None:
         raise DecisionNotFound(hint="GET /v1/workflows/{workflow}/decisions lists decisions.")
