@@ -3,7 +3,8 @@
 The clock starts before the call is sent, and stops when the last decision by that policy was
 stamped or the last answer by it reached a client, whichever is later. Both policies have the model
 of 300 trees; two workers decide under load. Each trial puts the changed policy into production,
-waits until all follow, and demotes it over HTTP.
+waits until all follow, and demotes it over HTTP; that takes three seconds and more, so the whole
+takes some minutes beside a stage to prepare.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tiebreak.workflows import versions
 from tiebreak.workflows.check import check_folder
 
 TRIALS = 100
+TOLD_EACH = 10  # trials
 WORKERS = 2
 CONNECTIONS = 16
 FOLLOWED_SECONDS = 0.5  # nobody decided by the old policy for so long
@@ -129,8 +131,14 @@ def run() -> dict[str, Any]:
 async def trials(url: str, sides: Sides, count: int) -> list[float]:
     """The seconds of this many trials."""
     db = await Database.open(url, 2)
+    found: list[float] = []
     try:
-        return [await trial(db, sides) for _ in range(count)]
+        for number in range(1, count + 1):
+            found.append(await trial(db, sides))
+            if number % TOLD_EACH == 0:
+                told = f"{number} of {count} trials, at worst {max(found):.3f} s"
+                print(told, file=sys.stderr, flush=True)
+        return found
     finally:
         await db.close()
 
