@@ -460,7 +460,8 @@ async def test_a_canary_held_at_its_last_share_goes_on(
 async def test_a_canary_skips_no_step_and_decides_everything_only_as_a_promotion_would(
     site: Site, service: DecisionService
 ) -> None:
-    office, ann = site.office, {"actor": "ann", "plan": PLAN}
+    office = site.office
+    ann: dict[str, Any] = {"actor": "ann", "plan": PLAN}
     release = await approved(site, await site.candidate())
     release_id = release.release_id
     for percent, error in ((21, canary.StepSkipped), (51, canary.NoFurtherStep)):
