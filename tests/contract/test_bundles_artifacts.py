@@ -246,10 +246,20 @@ def test_a_bundle_in_use_that_is_gone_is_a_problem(artifacts: ArtifactStore) -> 
     assert (problem.code, OTHER in problem.message) == ("bundle_missing", True)
 
 
-@pytest.mark.parametrize("data", [BUNDLE[:-9], BUNDLE.replace(b"manifest", b"manifesT"), b""])
-def test_a_bundle_in_use_that_was_altered_is_a_problem(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("code", "data"),
+    [
+        ("bundle_length_wrong", BUNDLE[:-9]),
+        ("bundle_altered", BUNDLE.replace(b"manifest", b"manifesT")),
+        ("bundle_length_wrong", b""),
+    ],
+    ids=["cut off", "altered", "empty"],
+)
+def test_a_bundle_in_use_that_was_altered_is_a_problem(
+    tmp_path: Path, code: str, data: bytes
+) -> None:
     artifacts = ArtifactStore(Folder(tmp_path))
     digest = artifacts.put_bundle(BUNDLE)
     (tmp_path / "bundles" / f"{digest}.bundle").write_bytes(data)
     (problem,) = artifacts.examine([digest])
-    assert (problem.code, digest in problem.message) == ("bundle_altered", True)
+    assert (problem.code, digest in problem.message) == (code, True)

@@ -257,21 +257,20 @@ class ArtifactStore:
 
     def _trouble(self, digest: str) -> Problem | None:
         """Why a worker that starts now would not get a bundle that decides; None: it would."""
-        hint = "Put it back before a worker starts anew without it."
-        if not self.has_bundle(digest):
-            message = f"{self._blobs} no longer holds bundle {digest}, which decides now."
-            return Problem("artifacts", BundleMissing.code, message, hint)
-        if self._cache is None and not self._is_whole(digest):
-            message = f"Bundle {digest}, which decides now, was altered in {self._blobs}."
-            return Problem("artifacts", BundleAltered.code, message, hint)
-        return None
-
-    def _is_whole(self, digest: str) -> bool:
-        """Whether the payload is the one of this digest; its signature is not asked."""
         try:
-            return digest_of(payload_of(self.read_bundle(digest))) == digest
-        except (BundleMissing, BundleRejected):
-            return False
+            if self._cache is None:
+                if digest_of(payload_of(self.read_bundle(digest))) != digest:
+                    raise BundleAltered
+            elif not self.has_bundle(digest):
+                raise BundleMissing(digest=digest)
+        except BundleMissing as error:
+            code, message = error.code, f"{self._blobs} no longer holds bundle {digest}"
+        except BundleRejected as error:
+            code, message = error.code, f"{self._blobs} holds another content of bundle {digest}"
+        else:
+            return None
+        hint = "Put it back before a worker starts anew without it."
+        return Problem("artifacts", code, f"{message}, which decides now.", hint)
 
 
 def _bundle(digest: str) -> str:
