@@ -152,7 +152,7 @@ def test_a_bundle_is_found_by_its_digest(artifacts: ArtifactStore) -> None:
     with pytest.raises(BundleMissing):
         artifacts.open_bundle(OTHER, BUNDLE_KEYS)
     with pytest.raises(BundleUnsigned):
-        artifacts.put_bundle(b"anything")
+        artifacts.put_bundle(b"anything" * 40)
 
 
 @pytest.mark.parametrize(
@@ -244,3 +244,22 @@ def test_a_bundle_in_use_that_is_gone_is_a_problem(artifacts: ArtifactStore) -> 
     assert artifacts.examine([digest]) == ()
     (problem,) = artifacts.examine([digest, OTHER])
     assert (problem.code, OTHER in problem.message) == ("bundle_missing", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "data"),
+    [
+        ("bundle_length_wrong", BUNDLE[:-9]),
+        ("bundle_altered", BUNDLE.replace(b"manifest", b"manifesT")),
+        ("bundle_length_wrong", b""),
+    ],
+    ids=["cut off", "altered", "empty"],
+)
+def test_a_bundle_in_use_that_was_altered_is_a_problem(
+    tmp_path: Path, code: str, data: bytes
+) -> None:
+    artifacts = ArtifactStore(Folder(tmp_path))
+    digest = artifacts.put_bundle(BUNDLE)
+    (tmp_path / "bundles" / f"{digest}.bundle").write_bytes(data)
+    (problem,) = artifacts.examine([digest])
+    assert (problem.code, digest in problem.message) == (code, True)

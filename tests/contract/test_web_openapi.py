@@ -207,7 +207,8 @@ def test_answers_about_releases_fit_their_description(site: Site, description: J
     trials.gated(site, release["release_id"])
     send("approve_release", bob, f"{way}/approve", {"stage": "canary"})
     assert send("start_canary", ann, f"{way}/canary/start", {})["guards"]
-    send("step_canary", ann, f"{way}/canary/step", {"percent": 20})
+    send("step_canary", ann, f"{way}/canary/step", {"percent": 20, "early": "test"})
+    checker.check("step_canary", ann.post(f"{way}/canary/step", json={}))
     checker.check("step_canary", ann.post(f"{way}/canary/step", json={"percent": 101}))
     send("hold_canary", ann, f"{way}/canary/hold", why)
     send("stop_canary", ann, f"{way}/canary/stop", why)

@@ -131,6 +131,8 @@ def test_a_run_is_cancelled_by_command(place: Place, worker: subprocess.Popen[by
         "bob",
         None,
     )
+    code, out, _ = place.run("training", "show", run[:8])
+    assert (code, "bob: wrong data" in out) == (0, True)
     assert not child.is_running()
     error = place.json("training", "cancel", run, "--reason", "again", "--as", "bob", code=4)
     assert error["error"]["code"] == "unknown_training_run"

@@ -42,7 +42,7 @@ RUBBISH: dict[str, list[Any]] = {
     ],
     "shadow/stop": [{}, {"reason": " "}, {"reason": "a\0"}, {"reason": None}, {"resaon": "x"}],
     "canary/start": [*({"percent": percent} for percent in (0, 101, 2.5, "5", True, [5]))],
-    "canary/step": [{"percent": -1}, {"share": 0.5}, {"percent": 10**30}],
+    "canary/step": [{"percent": -1}, {"share": 0.5}, {"percent": 10**30}, {"early": " "}],
     "canary/hold": [{}, {"reason": ""}, {"reason": "x" * 100_000}],
     "canary/stop": [{}, {"reason": 1}, {"reason": "why", "guard": "missed"}],
     "gates": [{"stage": "production"}, {"stage": 1}, {"known_by": "2026-01-31"}, {"since": "x"}],
@@ -99,9 +99,15 @@ def test_a_candidate_goes_through_shadow_gates_and_canary(site: Site) -> None:
     refused(own.post(f"{way}/canary/start", json={}), 409, "not_approved")
     told = ok(ann.post(f"{way}/canary/start", json={}))
     assert (told["state"], told["percent"], told["tickets"]) == ("canary", 5, 0)
-    assert ok(ann.post(f"{way}/canary/step", json={"percent": None}))["percent"] == 25
+    refused(ann.post(f"{way}/canary/step", json={}), 409, "step_not_over")
+    early = {"percent": None, "early": "a test"}
+    assert ok(ann.post(f"{way}/canary/step", json=early))["percent"] == 25
     assert ok(lead.post(f"{way}/canary/hold", json=WHY))["state"] == "held"
-    assert ok(ann.post(f"{way}/canary/step", json={"percent": 50.0}))["percent"] == 50
+    told = ok(ann.post(f"{way}/canary/step", json={}))
+    assert (told["state"], told["percent"], told["tickets_left"]) == ("canary", 25, 500)
+    assert 23.9 < told["hours_left"] <= 24
+    early["percent"] = 50.0
+    assert ok(ann.post(f"{way}/canary/step", json=early))["percent"] == 50
     refused(ann.post(f"{way}/shadow/stop", json=WHY), 409, "not_in_this_state")
     told = ok(bob.post(f"{way}/canary/stop", json=WHY))
     assert (told["state"], told["percent"]) == ("stopped", 0)

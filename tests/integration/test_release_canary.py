@@ -406,10 +406,62 @@ async def test_a_canary_that_does_well_is_stepped_and_finishes(
     ]
 
 
+async def test_a_share_grows_when_its_step_is_over_or_for_a_reason(
+    site: Site, service: DecisionService
+) -> None:
+    office = site.office
+    hours = replace(
+        PLAN, steps=(CanaryStep(20, timedelta(hours=2), 5), CanaryStep(50, timedelta(0), 5))
+    )
+    ann: dict[str, Any] = {"actor": "ann", "plan": hours}
+    release = await approved(site, await site.candidate())
+    release_id = release.release_id
+    await canary.start(office, release_id, percent=5, **ann)
+    assert await canary.control(office, hours) == []  # below the first step: its hours, too
+    for early in (None, " "):
+        with pytest.raises(canary.StepNotOver) as caught:
+            await canary.step(office, release_id, early=early, **ann)
+        assert caught.value.fields["tickets_left"] == 5
+        assert 1.9 < caught.value.fields["hours_left"] <= 2
+    await canary.step(office, release_id, percent=3, **ann)  # less is always possible
+    await canary.hold(office, release_id, actor="ann", reason="lunch")
+    await service.active.refresh()
+    await submit(service, range(400))
+    held = await canary.status(office, await get(office.db, release_id), hours)
+    gone_on = await canary.step(office, release_id, **ann)
+    told = await canary.status(office, gone_on, hours)
+    assert (told.release.state, told.percent) == (State.CANARY, 3)
+    assert told.step.since == held.step.since  # being held cost it nothing
+    assert told.step.tickets == held.step.tickets > 5
+    assert told.step.tickets_left == 0 < told.step.hours_left
+    await canary.step(office, release_id, early="quiet night", **ann)
+    last = (await events_of(office.db, release_id))[-1]
+    assert (last.detail["percent"], last.detail["early"]) == (20, "quiet night")
+
+
+async def test_a_canary_held_at_its_last_share_goes_on(
+    site: Site, service: DecisionService
+) -> None:
+    office = site.office
+    ann: dict[str, Any] = {"actor": "ann", "plan": PLAN}
+    release = await started(site, service, 20)
+    await canary.step(office, release.release_id, early="test", **ann)
+    await canary.hold(office, release.release_id, actor="ann", reason="lunch")
+    await service.active.refresh()
+    await submit(service, range(100))
+    moved = await canary.step(office, release.release_id, **ann)
+    assert (moved.state, await canary.share_of(office, moved)) == (State.CANARY, 50)
+    with pytest.raises(canary.NoFurtherStep):
+        await canary.step(office, release.release_id, **ann)
+    (moved,) = await canary.control(office, PLAN)
+    assert moved.state is State.READY
+
+
 async def test_a_canary_skips_no_step_and_decides_everything_only_as_a_promotion_would(
     site: Site, service: DecisionService
 ) -> None:
-    office, ann = site.office, {"actor": "ann", "plan": PLAN}
+    office = site.office
+    ann: dict[str, Any] = {"actor": "ann", "plan": PLAN}
     release = await approved(site, await site.candidate())
     release_id = release.release_id
     for percent, error in ((21, canary.StepSkipped), (51, canary.NoFurtherStep)):
@@ -421,8 +473,8 @@ async def test_a_canary_skips_no_step_and_decides_everything_only_as_a_promotion
     with pytest.raises(canary.StepSkipped) as caught:
         await canary.step(office, release_id, percent=50, **ann)
     assert caught.value.fields == {"percent": 50, "most": 20}
-    await canary.step(office, release_id, percent=20, **ann)
-    await canary.step(office, release_id, percent=50, **ann)
+    for percent in (20, 50):
+        await canary.step(office, release_id, percent=percent, early="no tickets yet", **ann)
     await releases.gated(office, release, Stage.PROMOTION)
     await approve(office, release_id, Stage.PROMOTION, approver="bob")
     with pytest.raises(NotInThisState, match="cannot be given all tickets"):

@@ -244,6 +244,12 @@ def test_the_canary(asked: Any, stage: Stage, ran: CanaryRun | None, verdict: Ve
     assert found.verdict is verdict
 
 
+def test_steps_cut_short_are_told() -> None:
+    ran = CanaryRun(True, 100, 0, 0, early=("quiet night", "few tickets"))
+    told = gates_origin.canary(replace(gathered(), stage=Stage.PROMOTION, canary=ran)).sentence
+    assert told.endswith("Steps cut short, because: quiet night; few tickets.")
+
+
 def test_what_came_of_an_earlier_quarantine_is_told() -> None:
     evidence = gathered(10)
     coverage = replace(evidence.coverage, earlier=("Too slow.",), share=0.5)

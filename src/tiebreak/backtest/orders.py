@@ -8,14 +8,18 @@
 
 The kernel frees a lock when its holder is gone. So an order that has begun and not ended while its
 lock is free tells of a supervisor that died.
+
+Of a workflow's orders that have ended the newest are kept. One that goes loses `order.json` first,
+and readers read that last: so none takes a removed order for one that waits.
 """
 
 from __future__ import annotations
 
 import fcntl
+import shutil
 import uuid
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +37,7 @@ from tiebreak.settings import Settings
 
 TASK = "backtest.run"
 ORDER, PROGRESS, CANCEL, END = "order.json", "progress.json", "cancel.json", "end.json"
+KEPT = 100  # ended orders of a workflow
 WAITS_OR_RUNS = ("queued", "running")
 
 State = Literal[
@@ -102,19 +107,24 @@ class Orders:
         return cls(Evidence.of(settings).folder / "orders")
 
     def put(self, order: Order) -> None:
-        """Keep a new order."""
+        """Keep a new order; of those of its workflow that have ended the newest `KEPT` stay."""
         write_whole(self._file(order.run_id, ORDER), _ORDER.dump_json(order))
+        ended = [each for each in self.list(order.request.workflow) if not each.is_open]
+        for gone in ended[KEPT:]:
+            folder = self._file(gone.order.run_id, ORDER).parent
+            (folder / ORDER).unlink()
+            shutil.rmtree(folder)
 
     def get(self, run_id: uuid.UUID) -> Standing:
         """An order and where it stands. Raises `UnknownOrder`."""
+        end, told = self._read(run_id, END), self._read(run_id, PROGRESS) or {}
+        cancel = self._read(run_id, CANCEL) or {}
         try:
             order = _ORDER.validate_json(self._file(run_id, ORDER).read_bytes())
         except FileNotFoundError:
             raise UnknownOrder(
                 hint="GET /v1/releases/backtests lists them.", run_id=str(run_id)
             ) from None
-        end, told = self._read(run_id, END), self._read(run_id, PROGRESS) or {}
-        cancel = self._read(run_id, CANCEL) or {}
         state: State = "running" if told else "queued"
         return Standing(
             order=order,
@@ -130,14 +140,14 @@ class Orders:
 
     def list(self, workflow: str | None = None) -> Sequence[Standing]:
         """All orders, of one workflow or of all, newest first."""
-        found = [self.get(run_id) for run_id in self._ids()]
+        found = self._known(self._ids())
         mine = [each for each in found if workflow in (None, each.order.request.workflow)]
         return sorted(mine, key=lambda each: each.order.asked_at, reverse=True)
 
     def open(self) -> Sequence[Standing]:
         """The orders that wait or run, oldest first."""
         ids = [each for each in self._ids() if not self._file(each, END).exists()]
-        found = [standing for standing in map(self.get, ids) if standing.is_open]
+        found = [standing for standing in self._known(ids) if standing.is_open]
         return sorted(found, key=lambda each: each.order.asked_at)
 
     def recipe(self, policy_hash: str) -> Recipe | None:
@@ -188,6 +198,12 @@ class Orders:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked((self.folder / "lock").open("w"), fcntl.LOCK_EX):
             yield
+
+    def _known(self, ids: Iterable[uuid.UUID]) -> Iterator[Standing]:
+        """Those of them that are still there."""
+        for run_id in ids:
+            with suppress(UnknownOrder):
+                yield self.get(run_id)
 
     def _ids(self) -> Sequence[uuid.UUID]:
         return [uuid.UUID(path.parent.name) for path in sorted(self.folder.glob(f"*/{ORDER}"))]

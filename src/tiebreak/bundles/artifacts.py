@@ -22,7 +22,7 @@ from tiebreak.bundles.blobs import ArtifactsUnavailable, Blobs
 from tiebreak.bundles.cache import BundleCache
 from tiebreak.bundles.folder import Folder
 from tiebreak.bundles.format import digest_of, open_bundle
-from tiebreak.bundles.signing import BundleKeys, BundleRejected, payload_of
+from tiebreak.bundles.signing import BundleAltered, BundleKeys, BundleRejected, payload_of
 from tiebreak.errors import Conflict, InvalidInput, NotFound, Problem
 from tiebreak.settings import Settings
 
@@ -218,17 +218,20 @@ class ArtifactStore:
         return self._listed("reports", ".json")
 
     def examine(self, in_use: Iterable[str] = ()) -> tuple[Problem, ...]:
-        """What is wrong with the place, or with these bundles in it, whose copies are kept."""
+        """What is wrong with the place, or with these bundles in it, whose copies are kept.
+
+        Of a place that is asked without a copy their payloads are read, too.
+        """
         digests = tuple(in_use)
         if self._cache is not None:
             for digest in digests:
                 self._cache.touch(digest)
         try:
-            missing = [digest for digest in digests if not self.has_bundle(digest)]
+            troubles = [self._trouble(digest) for digest in digests]
             found = self._blobs.problems()
         except ArtifactsUnavailable as error:
             return (Problem("artifacts", error.code, error.message, error.hint),)
-        return (*found, *(self._lost(digest) for digest in missing))
+        return (*found, *(trouble for trouble in troubles if trouble is not None))
 
     def _listed(self, folder: str, ending: str) -> tuple[str, ...]:
         names = self._blobs.names(folder)
@@ -252,10 +255,22 @@ class ArtifactStore:
             log.warning("bundle_copy_refused", path=path, code=error.code)
             raise type(error)(f"The copy {path} is refused: {error.message}") from error
 
-    def _lost(self, digest: str) -> Problem:
-        message = f"{self._blobs} no longer holds bundle {digest}, which decides now."
+    def _trouble(self, digest: str) -> Problem | None:
+        """Why a worker that starts now would not get a bundle that decides; None: it would."""
+        try:
+            if self._cache is None:
+                if digest_of(payload_of(self.read_bundle(digest))) != digest:
+                    raise BundleAltered
+            elif not self.has_bundle(digest):
+                raise BundleMissing(digest=digest)
+        except BundleMissing as error:
+            code, message = error.code, f"{self._blobs} no longer holds bundle {digest}"
+        except BundleRejected as error:
+            code, message = error.code, f"{self._blobs} holds another content of bundle {digest}"
+        else:
+            return None
         hint = "Put it back before a worker starts anew without it."
-        return Problem("artifacts", BundleMissing.code, message, hint)
+        return Problem("artifacts", code, f"{message}, which decides now.", hint)
 
 
 def _bundle(digest: str) -> str:

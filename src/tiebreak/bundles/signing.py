@@ -161,13 +161,9 @@ def sign(payload: bytes, keys: BundleKeys) -> bytes:
 
 def verify(data: bytes, keys: BundleKeys) -> bytes:
     """The payload of a bundle that an active key has signed; a BundleRejected for each cause."""
-    if len(data) < _SIGNED.size + min(_SIGNATURE_BYTES.values()):
-        raise BundleTruncated
-    version, algorithm, key_id, length = _fields(data)
+    payload = payload_of(data)
+    version, algorithm, key_id, _ = _fields(data)
     key = keys.named(key_id, algorithm)
-    payload = data[_header_bytes(version) :]
-    if len(data) < _header_bytes(version) or length != len(payload):
-        raise BundleTruncated
     size = _SIZES[version, Algorithm(algorithm)]
     head, field_ = data[: _SIGNED.size], data[_SIGNED.size : _header_bytes(version)]
     signature, filling = field_[:size], field_[size:]
@@ -183,9 +179,17 @@ def sign_anew(data: bytes, keys: BundleKeys) -> bytes:
 
 
 def payload_of(data: bytes) -> bytes:
-    """What stands behind the header, unverified: to name a bundle, never to parse it."""
-    version, _, _, _ = _fields(data)
-    return data[_header_bytes(version) :]
+    """What stands behind the header, unverified: to name a bundle, never to parse it.
+
+    Raises BundleTruncated, BundleUnsigned and BundleFormatUnknown.
+    """
+    if len(data) < _SIGNED.size + min(_SIGNATURE_BYTES.values()):
+        raise BundleTruncated
+    version, _, _, length = _fields(data)
+    payload = data[_header_bytes(version) :]
+    if len(data) < _header_bytes(version) or length != len(payload):
+        raise BundleTruncated
+    return payload
 
 
 def signed_by(data: bytes) -> tuple[str, str]:

@@ -23,6 +23,13 @@ PercentOption = Annotated[
         "tickets, once it is through its steps and approved for promotion.",
     ),
 ]
+EarlyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON",
+        help="Let the share grow before the step had its hours and tickets; why.",
+    ),
+]
 Move = Callable[[Office, UUID, str], Coroutine[Any, Any, Release]]
 
 app = typer.Typer()
@@ -57,10 +64,11 @@ def start(
 def step(
     release: ReleaseArgument,
     percent: PercentOption = None,
+    early: EarlyOption = None,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Let it decide the next share now; a held canary goes on.
+    """Let it decide the next share when its step is over; a held canary goes on.
 
     Example: `tiebreak release canary step 3f2a`
     """
@@ -69,7 +77,9 @@ def step(
         person,
         json,
         "step_canary",
-        lambda office, found, actor: canary.step(office, found, actor=actor, percent=percent),
+        lambda office, found, actor: canary.step(
+            office, found, actor=actor, percent=percent, early=early
+        ),
     )
 
 
@@ -134,8 +144,10 @@ def as_data(told: canary.Status) -> dict[str, Any]:
         "policy_hash": told.release.policy_hash,
         "state": told.release.state,
         "percent": told.percent,
-        "step_since": told.step_since,
-        "tickets": told.tickets,
+        "step_since": told.step.since,
+        "tickets": told.step.tickets,
+        "hours_left": told.step.hours_left,
+        "tickets_left": told.step.tickets_left,
         "guards": [guard.as_data() for guard in told.guards],
     }
 
@@ -165,6 +177,9 @@ def _show(json: bool, told: canary.Status) -> None:
     ]
     release = told.release
     title = f"Canary of {release.workflow}: {release.state}, {told.percent} %"
+    if not told.step.is_over:
+        left = f"{told.step.hours_left:.1f} hours and {told.step.tickets_left:,} tickets"
+        title += f"; {left} are left of this step"
     Output(as_json=json).result(as_data(told), table(title, columns, rows))
 
 

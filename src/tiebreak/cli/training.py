@@ -101,6 +101,7 @@ def cancel(
 
 def _details(run: Mapping[str, Any]) -> RenderableType:
     metrics, tracking = run["metrics"], run["metrics"].get("tracking", {})
+    who = metrics.get("cancelled_by")
     rows = [
         ("run", run["run_id"]),
         ("state", _state(run)),
@@ -115,6 +116,7 @@ def _details(run: Mapping[str, Any]) -> RenderableType:
             for name in ("auc", "pr_auc", "error", "message")
             if name in metrics
         ),
+        *([("ended by", f"{who}: {metrics['cancel_reason']}")] if who else []),
         ("MLflow", " ".join(tracking.values()) or "not told"),
     ]
     return table(f"Training run of {run['workflow']}", ("", ""), rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import NoReturn
 from uuid import UUID
 
 from tiebreak.core.release_plan import MOST_CANARY_PERCENT
@@ -54,14 +56,34 @@ class StepSkipped(Conflict):
     code = "step_skipped"
 
 
+class StepNotOver(Conflict):
+    """The canary has not had the hours or the tickets of its step."""
+
+    code = "step_not_over"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a canary is within its step, and what that lacks before the share may grow."""
+
+    since: datetime | None = None  # None: there was no canary
+    tickets: int = 0  # decided by the canary in this step
+    hours_left: float = 0.0
+    tickets_left: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it lacks nothing."""
+        return not self.hours_left and not self.tickets_left
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where a canary stands."""
 
     release: Release
     percent: int
-    step_since: datetime | None
-    tickets: int  # decided by the canary in this step
+    step: Step
     guards: list[Guard]
 
 
@@ -117,28 +139,35 @@ async def step(
     actor: str,
     plan: CanaryPlan | None = None,
     percent: int | None = None,
+    early: str | None = None,
     is_planned: bool = False,
 ) -> Release:
     """Let it decide the next share, or a smaller one; a held canary goes on.
 
-    All tickets are a `switch`. `is_planned` says that not `actor` stepped it, but the plan they
-    started it by. Raises what `start` raises.
+    The share grows when the step had its hours and tickets, or for the reason `early`. Before that,
+    and after the last step, a held canary goes on with the share it has. All tickets are a
+    `switch`. `is_planned` says that not `actor` stepped it, but the plan they started it by.
+    Raises what `start` raises, and `StepNotOver`.
     """
     if percent == WHOLE:
         return await switch(office, release_id, actor=actor)
     release = await get(office.db, release_id)
     plan = plan or await plan_of(office, release)
     now = (await share_of(office, release)) or 0
-    place = plan.step_of(now) + 1
+    done, following = await _step(office, release, plan, now), plan.following(now)
     if percent is None:
-        if place >= len(plan.steps):
+        stays = following is None or not (done.is_over or early)
+        percent = now if stays and release.state is State.HELD else following
+        if percent is None:
             raise NoFurtherStep(hint=_THROUGH, percent=now)
-        percent = plan.steps[place].percent
-    _check_share(percent, plan.steps[min(place, len(plan.steps) - 1)].percent)
+    _check_share(percent, following or plan.steps[-1].percent)
+    detail: dict[str, object] = {"is_planned": is_planned}
     async with office.lane.unit() as unit:
         await check_current(unit, release)
         await check_state(unit, release, (State.CANARY, State.HELD), "stepped")
-        kind, detail = Kind.CANARY_STEP, {"is_planned": is_planned}
+        if percent > now and not done.is_over:
+            detail["early"] = (early or "").strip() or _refuse(done)
+        kind = Kind.CANARY_STEP
         await _decide_share(unit, office, release, percent, kind, author=actor, detail=detail)
     return await get(office.db, release_id)
 
@@ -175,16 +204,13 @@ async def stop(
 
 async def status(office: Office, release: Release, plan: CanaryPlan | None = None) -> Status:
     """Where a canary stands, and what its guards find."""
-    moves = await _moves(office, release)
+    plan = plan or await plan_of(office, release)
     percent = await share_of(office, release) or 0
-    if not moves:
-        return Status(release, percent, None, 0, [])
-    since = moves[-1].at
     found: list[Guard] = []
     if release.state in DECIDING:
-        plan = plan or await plan_of(office, release)
+        moves = await _moves(office, release)
         found = await guards.look(office.db, await _watched(office, release, moves), plan)
-    return Status(release, percent, since, await _tickets(office, release, since), found)
+    return Status(release, percent, await _step(office, release, plan, percent), found)
 
 
 async def plan_of(office: Office, release: Release) -> CanaryPlan:
@@ -245,14 +271,9 @@ async def _step_on(
     office: Office, release: Release, plan: CanaryPlan, percent: int, last: Event
 ) -> Release | None:
     """The next step, when this one was long enough and saw enough."""
-    place = plan.step_of(percent)
-    if place >= 0:
-        now = plan.steps[place]
-        if datetime.now(UTC) - last.at < now.at_least:
-            return None
-        if await _tickets(office, release, last.at) < now.tickets:
-            return None
-    if place + 1 >= len(plan.steps):
+    if not (await _step(office, release, plan, percent)).is_over:
+        return None
+    if plan.following(percent) is None:
         async with office.lane.unit() as unit:
             await records.lock(unit, release.workflow)
             await happen(unit, release.subject, Kind.CANARY_FINISHED, actor=SYSTEM)
@@ -274,6 +295,16 @@ def _check_share(percent: int, most: int) -> None:
             percent=percent,
             most=most,
         )
+
+
+def _refuse(step: Step) -> NoReturn:
+    raise StepNotOver(
+        f"The step is not over: {step.hours_left:.1f} hours and {step.tickets_left:,} tickets are "
+        "left.",
+        hint="It goes on by itself then. To step it now, say why: `--early REASON`.",
+        hours_left=round(step.hours_left, 3),
+        tickets_left=step.tickets_left,
+    )
 
 
 async def _decide_share(
@@ -314,6 +345,22 @@ async def _moves(office: Office, release: Release) -> list[Event]:
     told = await events_of(office.db, release.release_id)
     starts = [i for i, event in enumerate(told) if event.kind is Kind.CANARY_STARTED]
     return [event for event in told[starts[-1] :] if event.kind in MOVES] if starts else []
+
+
+async def _step(office: Office, release: Release, plan: CanaryPlan, percent: int) -> Step:
+    """How far it is since it came to its share, whoever held it meanwhile."""
+    moves = await _moves(office, release)
+    if not moves:
+        return Step()
+    same = takewhile(lambda e: e.detail["percent"] == moves[-1].detail["percent"], reversed(moves))
+    since = list(same)[-1].at
+    tickets = await _tickets(office, release, since)
+    if not percent or release.state is State.READY:
+        return Step(since, tickets)
+    asked = plan.steps[max(plan.step_of(percent), 0)]
+    left = asked.at_least - (datetime.now(UTC) - since)
+    hours = max(left.total_seconds(), 0) / 3600
+    return Step(since, tickets, hours, max(asked.tickets - tickets, 0))
 
 
 async def _watched(office: Office, release: Release, moves: list[Event]) -> Watched:

@@ -42,3 +42,8 @@ class CanaryPlan:
     def step_of(self, percent: int) -> int:
         """The number of the step at or before this share, from 0; -1 before the first."""
         return sum(step.percent <= percent for step in self.steps) - 1
+
+    def following(self, percent: int) -> int | None:
+        """The share of the step after this share; None after the last."""
+        later = self.steps[self.step_of(percent) + 1 :]
+        return later[0].percent if later else None

@@ -85,6 +85,7 @@ class CanaryRun:
     decided: int
     failed: int  # without the model's score
     below_floor: int
+    early: tuple[str, ...] = ()  # why its share grew before a step was over
 
 
 @dataclass(frozen=True, eq=False)

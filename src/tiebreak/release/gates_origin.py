@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -126,9 +126,13 @@ def canary(gathered: Gathered) -> Result:
         found.decided,
         least,
         f"The canary decided {found.decided:,} tickets (at least {least:,}), {found.failed:,} "
-        f"without its model, {found.below_floor:,} below a hard floor.",
+        f"without its model, {found.below_floor:,} below a hard floor." + _early(found.early),
         hint,
     )
+
+
+def _early(reasons: Sequence[str]) -> str:
+    return f" Steps cut short, because: {'; '.join(reasons)}." if reasons else ""
 
 
 def _again(again: Again) -> str:

@@ -210,13 +210,16 @@ async def _canary(
     starts = [place for place, e in enumerate(events) if e.kind is Kind.CANARY_STARTED]
     if not starts:
         return None
-    since = [event.kind for event in events[starts[-1] :]]
+    run = events[starts[-1] :]
+    since = [event.kind for event in run]
     is_finished = Kind.CANARY_FINISHED in since and Kind.CANARY_ROLLED_BACK not in since
     async with db.connection() as conn:
-        begun = events[starts[-1]].at
-        row = await conn.fetchrow(_CANARY, release.workflow, release.policy_hash, begun, known_by)
+        row = await conn.fetchrow(
+            _CANARY, release.workflow, release.policy_hash, run[0].at, known_by
+        )
     assert row is not None
-    return CanaryRun(is_finished, row["decided"], row["failed"], row["below"])
+    early = tuple(str(event.detail["early"]) for event in run if "early" in event.detail)
+    return CanaryRun(is_finished, row["decided"], row["failed"], row["below"], early)
 
 
 async def _reviewed(db: Database, pair: Pair, known_by: datetime) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from tiebreak.web.bodies import LINES, TABLES
 from tiebreak.web.release_shapes import (
     ApprovalRequest,
     BacktestRequest,
+    CanaryMove,
     CanaryShare,
     Countersignature,
     DemotionRequest,
@@ -81,7 +82,7 @@ REQUESTS: Mapping[str, type[BaseModel]] = {
     "start_shadow": ShadowStart,
     "stop_shadow": Stop,
     "start_canary": CanaryShare,
-    "step_canary": CanaryShare,
+    "step_canary": CanaryMove,
     "hold_canary": Stop,
     "stop_canary": Stop,
     "evaluate_gates": GateQuestion,

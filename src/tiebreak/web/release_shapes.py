@@ -419,6 +419,14 @@ class CanaryShare(Shape):
     )
 
 
+class CanaryMove(CanaryShare):
+    """The share that a canary decides next."""
+
+    early: Reason | None = Field(
+        None, description="Why the share grows before the step had its hours and tickets."
+    )
+
+
 class GateQuestion(Shape):
     """Before which stage the gates are asked."""
 

@@ -14,7 +14,7 @@ from tiebreak.release.releases import Office, Release, get
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.release_requests import READING, REFUSALS, RELEASE, id_of, read
 from tiebreak.web.auth import LeanRoute, actor_of
-from tiebreak.web.release_shapes import CanaryShare, Stop
+from tiebreak.web.release_shapes import CanaryMove, CanaryShare, Stop
 from tiebreak.web.shapes import Shape
 from tiebreak.web.site import site_of
 
@@ -44,6 +44,8 @@ class CanaryStatus(Shape):
     percent: int = Field(description="Share of the tickets that it decides.")
     step_since: datetime | None
     tickets: int = Field(description="Decided by it in this step.")
+    hours_left: float = Field(description="That the step lacks; 0: none.")
+    tickets_left: int = Field(description="That the step lacks; 0: none.")
     guards: list[CanaryGuard]
 
 
@@ -80,10 +82,15 @@ async def start_canary(request: Request, release_id: str = RELEASE) -> Response:
     responses=described(CanaryStatus, *REFUSALS),
 )
 async def step_canary(request: Request, release_id: str = RELEASE) -> Response:
-    """Let a canary decide the next share now; a held one goes on."""
-    office, wanted = site_of(request).office, await read(request, CanaryShare)
-    actor = actor_of(request).person
-    moved = await canary.step(office, id_of(release_id), actor=actor, percent=wanted.percent)
+    """Let a canary decide the next share when its step is over; a held one goes on."""
+    office, wanted = site_of(request).office, await read(request, CanaryMove)
+    moved = await canary.step(
+        office,
+        id_of(release_id),
+        actor=actor_of(request).person,
+        percent=wanted.percent,
+        early=wanted.early,
+    )
     return await _told(office, moved)
 
 
@@ -124,8 +131,10 @@ async def _told(office: Office, release: Release) -> Response:
             "policy_hash": release.policy_hash,
             "state": release.state.value,
             "percent": told.percent,
-            "step_since": told.step_since,
-            "tickets": told.tickets,
+            "step_since": told.step.since,
+            "tickets": told.step.tickets,
+            "hours_left": told.step.hours_left,
+            "tickets_left": told.step.tickets_left,
             "guards": [guard.as_data() for guard in told.guards],
         }
     )
