@@ -28,6 +28,8 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 START_SECONDS = 60
+PAGE = 2  # names that one answer lists, of S3's 1,000, so that few objects make many pages
+ALL = 1_000
 
 
 class S3:
@@ -47,7 +49,7 @@ class S3:
             cwd=Path(__file__).parents[1],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **CREDENTIALS},
+            env={**os.environ, **CREDENTIALS, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)},
         )
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
@@ -72,14 +74,14 @@ class S3:
             self._process.wait()
 
     def fail(self, fault: str) -> None:
-        """Answer with `error`, `silence`, `cut` or `drip` from now on; empty: as it should."""
+        """Meet the server's fault of this name from now on; empty: answer as it should."""
         httpx.put(f"{self.endpoint_url}/-/fault", content=fault.encode()).raise_for_status()
 
     def empty(self) -> None:
         """Take everything out of the bucket, and all faults back."""
         self.fail("")
         client = self.client()
-        found = client.list_object_versions(Bucket=BUCKET)
+        found = client.list_object_versions(Bucket=BUCKET, MaxKeys=ALL)
         for each in [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]:
             client.delete_object(Bucket=BUCKET, Key=each["Key"], VersionId=each["VersionId"])
 
@@ -110,7 +112,8 @@ class S3:
     def objects(self) -> dict[str, bytes]:
         """Everything in the bucket by its whole key."""
         client = self.client()
-        keys = [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", ())]
+        found = client.list_objects_v2(Bucket=BUCKET, MaxKeys=ALL).get("Contents", ())
+        keys = [each["Key"] for each in found]
         return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 

@@ -3,7 +3,9 @@
     python -m tests.s3_server PORT
 
 One at a time because moto looks whether an object exists and then writes it; S3 does both at once.
-`PUT /-/fault` with the name of a fault in its body makes every later request meet it.
+`PUT /-/fault` with the name of a fault in its body makes every later request meet it: `error`,
+`silence`, `cut`, `drip`, `garble` (the last byte of an answer is another one), or `conflict 2` (as
+many writes of what must be new are told that another one is under way).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from werkzeug.serving import run_simple
 
 SLOW_SECONDS = 30.0
 DRIP_SECONDS = 0.2
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Another.</Message></Error>"
 
 Answer = Callable[..., Any]
 
@@ -34,12 +37,14 @@ class Server:
         self._s3 = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._fault = ""
+        self._conflicts = 0
 
     def __call__(self, environment: dict[str, Any], answer: Answer) -> Iterable[bytes]:
         """Answer a request."""
         if environment["PATH_INFO"] == "/-/fault":
             length = int(environment["CONTENT_LENGTH"] or 0)
-            self._fault = environment["wsgi.input"].read(length).decode()
+            self._fault, _, times = environment["wsgi.input"].read(length).decode().partition(" ")
+            self._conflicts = int(times or 0)
             answer("200 OK", [("Content-Length", "0")])
             return [b""]
         if self._fault == "error":
@@ -47,10 +52,16 @@ class Server:
             return [b""]
         if self._fault == "silence":
             time.sleep(SLOW_SECONDS)
+        if self._conflicts and "HTTP_IF_NONE_MATCH" in environment:
+            self._conflicts -= 1
+            answer("409 Conflict", [("Content-Length", str(len(CONFLICT)))])
+            return [CONFLICT]
         with self._lock:
             body = b"".join(self._s3(environment, answer))
         if self._fault == "cut":
             return [body[: len(body) // 2]]
+        if self._fault == "garble":
+            return [body[:-1] + bytes([body[-1] ^ 1])]
         return _drops(body) if self._fault == "drip" else [body]
 
 

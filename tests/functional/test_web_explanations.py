@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tiebreak.bundles.signing import BundleKeys, payload_of, sign, signed_by
 from tiebreak.core.model import Model
 from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import RowFeature
+from tiebreak.decisions import answers
 from tiebreak.fingerprint import engine_fingerprint
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
@@ -82,7 +84,11 @@ def ticket(ticket_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_decision_is_scored_and_its_explanation_adds_up(
-    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path, parts: Mapping[str, bytes]
+    database_urls: DatabaseUrls,
+    keyring: Keyring,
+    tmp_path: Path,
+    parts: Mapping[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digest = stored(parts, keyring, tmp_path)
     tokens = prepare(database_urls, keyring, workflow=SCORED, bundle_digest=digest)
@@ -119,6 +125,13 @@ def test_a_decision_is_scored_and_its_explanation_adds_up(
         total = told["base_value"] + sum(item["contribution"] for item in told["contributions"])
         assert total == pytest.approx(model["margin"], abs=1e-5)
         assert (told["margin"], told["score"]) == (model["margin"], model["score"])
+        monkeypatch.setattr(answers, "TOP_WORDS", 1)
+        both = client.post(path, json=ticket("v", remarks="nobody slipped")).json()
+        told = client.get(f"/v1/decisions/{both['decision_id']}/explanation").json()
+        (words,) = (item["words"] for item in told["contributions"] if "words" in item)
+        strongest, weaker = learnt_of(parts).parts("nobody slipped")
+        assert words == [asdict(strongest)]
+        assert abs(strongest.part) >= abs(weaker.part)
 
 
 def learnt_of(parts: Mapping[str, bytes]) -> TextScore:

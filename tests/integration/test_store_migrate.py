@@ -10,6 +10,7 @@ import asyncpg
 import httpx
 import orjson
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 from tests.databases import DatabaseUrls, execute
 from tests.functional.serving import TICKET, serving, settings_for
@@ -32,6 +33,7 @@ from tiebreak.release.states import State
 from tiebreak.store import migrate, reading, roles, schema
 from tiebreak.store.database import Database, DatabaseUnavailable
 
+RECORDED = sorted(path.stem for path in record.FOLDER.glob("*.json"))
 NEW = 40  # tickets, so that both decide some
 ERASED_A_TICKET = 5  # two revisions, their decisions, and the outcome
 
@@ -78,7 +80,12 @@ async def test_two_first_starts_migrate_once(postgres: PostgresServer) -> None:
     await admin.close()
 
 
-@pytest.mark.parametrize("version", sorted(path.stem for path in record.FOLDER.glob("*.json")))
+def test_every_earlier_version_is_recorded() -> None:
+    scripts = ScriptDirectory(str(migrate.FOLDER))
+    assert {*RECORDED, migrate.head()} == {each.revision for each in scripts.walk_revisions()}
+
+
+@pytest.mark.parametrize("version", RECORDED)
 async def test_an_upgrade_keeps_what_was_stored(
     postgres: PostgresServer, version: str, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@
 
 puts them into `tests/upgrades/<schema version>.json`, and the signed model that decided into
 `<schema version>.bundle`. Run it before a migration is added that changes a table; what is there
-already is never written again. 0001 and 0003 are from a time without models and releases.
+already is never written again. Up to 0003 they are from a time without models and releases.
 """
 
 from __future__ import annotations

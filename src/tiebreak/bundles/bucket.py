@@ -122,7 +122,9 @@ class Bucket:
         key = self._key(name)
         with self._asking() as client:
             listing = {"Bucket": self._bucket, "Prefix": key}
-            for page in client.get_paginator("list_object_versions").paginate(**listing):
+            # Listed whole before any goes: a page begins at the version where the last one ended.
+            pages = list(client.get_paginator("list_object_versions").paginate(**listing))
+            for page in pages:
                 for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                     if each["Key"] == key:
                         client.delete_object(**self._at(name), VersionId=each["VersionId"])
