@@ -41,7 +41,7 @@ from tiebreak.release.approvals import approve
 from tiebreak.release.promotion import promote
 from tiebreak.release.releases import Office
 from tiebreak.release.states import Kind, Stage
-from tiebreak.store import migrate, partitions, roles
+from tiebreak.store import migrate, partitions, roles, schema
 from tiebreak.store.database import Database
 from tiebreak.store.erasure import erase
 from tiebreak.store.tables import metadata
@@ -211,12 +211,12 @@ async def empty(server: postgres.PostgresServer, name: str, version: str) -> Dat
 
 def main() -> None:
     """Record once."""
-    target = FOLDER / f"{migrate.head()}.json"
+    target = FOLDER / f"{schema.newest()}.json"
     folder = Path(tempfile.mkdtemp(prefix="tiebreak-record-"))
     folder.chmod(0o711)
     server = postgres.start(folder, PASSWORD, postgres.FORGETFUL)
     try:
-        urls = asyncio.run(empty(server, "record", migrate.head()))
+        urls = asyncio.run(empty(server, "record", schema.newest()))
         bundle = write(urls, folder)
         data = asyncio.run(rows(urls.admin))
         with target.open("xb") as file:
