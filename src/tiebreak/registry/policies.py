@@ -195,7 +195,7 @@ def _problem(parts: PolicyParts, error: TiebreakError) -> Problem:
         where=f"workflows.{parts.workflow}.model",
         code=error.code,
         message=f"Model bundle {parts.bundle_digest} is not in service: {error.message}",
-        hint=error.hint or "Rules decide alone until the signed bundle is back in its place.",
+        hint=error.hint or "Put the signed bundle back; who cannot load it has the rules alone.",
     )
 
 
