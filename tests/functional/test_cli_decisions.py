@@ -423,7 +423,11 @@ def test_the_journal_is_narrowed(place: Place) -> None:
 
 def test_an_assessment_has_intervals_and_puts_another_model_beside(place: Place) -> None:
     since = ("--since", f"{END - timedelta(days=90):%Y-%m-%d}")
-    assert place.json("tickets", "decide", "locate", *since, "--as", "ann")["decided"] > 100
+    decide = ("tickets", "decide", "locate", *since, "--as", "ann")
+    asked = place.json(*decide, "--dry-run")["tickets"]
+    assert asked > 100
+    assert place.json(*decide)["decided"] == asked
+    assert place.json(*decide, "--dry-run")["tickets"] == 0
     model = place.json("model", "list")["models"][-1]["digest"]  # the first, in production
     told = place.json("assess", "locate", *since, "--beside", model, "--as", "ann")
     assert told["beside"]["tickets"] == told["model"]["rows"] > 100

@@ -85,6 +85,9 @@ def decide(
     until: Annotated[
         datetime | None, typer.Option(formats=DATES, help="End of `as_of` (UTC); default: now.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how many of the window it would be.")
+    ] = False,
     person: PersonOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -95,20 +98,26 @@ def decide(
     Example: `tiebreak tickets decide boston311 --since 2017-01-01`
     """
     output = Output(as_json=json)
+    begin = since.replace(tzinfo=UTC)
     end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
 
     async def work(session: Session) -> int:
         async with _serving(session) as service:
+            total = await service.count_imported(workflow, since=begin, until=end)
+            if dry_run:
+                return total
             with output.progress(f"Deciding {workflow}") as progress:
                 return await service.decide_imported(
                     workflow,
-                    since=since.replace(tzinfo=UTC),
+                    since=begin,
                     until=end,
-                    progress=lambda count: progress(f"{count:,} decided", 0.0),
+                    progress=lambda count: progress(f"{count:,} decided", count / max(total, 1)),
                 )
 
     count = act(person, work)
-    output.result({"workflow": workflow, "decided": count}, f"Decided {count:,} tickets.")
+    told = {"workflow": workflow, "tickets" if dry_run else "decided": count}
+    text = f"Would decide {count:,} tickets." if dry_run else f"Decided {count:,} tickets."
+    output.result(told, text)
 
 
 @app.command()

@@ -161,6 +161,11 @@ class DecisionService:
             progress(count)
         return count
 
+    async def count_imported(self, workflow: str, *, since: datetime, until: datetime) -> int:
+        """How many tickets `decide_imported` would decide. Raises as it does."""
+        self._get(workflow)
+        return await reading.count_imported(self.db, workflow, since=since, until=until)
+
     async def decide_again(
         self, workflow: str, ticket_id: str, revision: int, request: Request
     ) -> dict[str, Any]:

@@ -177,26 +177,34 @@ async def imported(
     db: Database, workflow: str, *, since: datetime, until: datetime, batch: int
 ) -> AsyncGenerator[list[Row]]:
     """Imported ticket revisions with content and without a decision, in batches, oldest first."""
-    is_decided = exists().where(
-        *_ticket(decision_keys, ticket_keys.c.workflow, ticket_keys.c.ticket_id),
-        decision_keys.c.revision == ticket_keys.c.revision,
-    )
-    query = (
-        _tickets()
-        .where(
-            ticket_keys.c.workflow == workflow,
-            ticket_keys.c.origin != "live",
-            ticket_keys.c.as_of >= since,
-            ticket_keys.c.as_of < until,
-            tickets.c.content.is_not(None),
-            ~is_decided,
-        )
-        .order_by(ticket_keys.c.as_of, ticket_keys.c.ticket_id)
-    )
+    found = _imported(workflow, since, until)
+    query = found.order_by(ticket_keys.c.as_of, ticket_keys.c.ticket_id)
     async with db.read() as conn:
         result = await conn.stream(query, execution_options={"yield_per": batch})
         async for rows in result.mappings().partitions(batch):
             yield [dict(row) for row in rows]
+
+
+async def count_imported(db: Database, workflow: str, *, since: datetime, until: datetime) -> int:
+    """How many ticket revisions `imported` gives."""
+    found = _imported(workflow, since, until).with_only_columns(func.count())
+    async with db.read() as conn:
+        return (await conn.execute(found)).scalar_one()
+
+
+def _imported(workflow: str, since: datetime, until: datetime) -> Select[Any]:
+    is_decided = exists().where(
+        *_ticket(decision_keys, ticket_keys.c.workflow, ticket_keys.c.ticket_id),
+        decision_keys.c.revision == ticket_keys.c.revision,
+    )
+    return _tickets().where(
+        ticket_keys.c.workflow == workflow,
+        ticket_keys.c.origin != "live",
+        ticket_keys.c.as_of >= since,
+        ticket_keys.c.as_of < until,
+        tickets.c.content.is_not(None),
+        ~is_decided,
+    )
 
 
 async def scores(db: Database, workflow: str, *, since: datetime, until: datetime) -> list[Row]:
