@@ -153,6 +153,8 @@ def test_the_runbooks_do_what_they_say(first: Machine, second: Machine) -> None:
     first.follow(RUNBOOKS / "promotion.md", 2, 3)
     first.send(LEAST)
     canary = f"release canary status {first.newest('ID')}"
+    first.until(canary, lambda told: told["percent"] == 50)
+    first.send(LEAST)
     first.until(canary, lambda told: told["state"] == "ready")
     first.until(shadow, lambda told: told["shadows"][0]["lag_seconds"] == 0)
     first.follow(RUNBOOKS / "promotion.md", 4, 5)
