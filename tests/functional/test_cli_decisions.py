@@ -193,6 +193,7 @@ def test_only_the_first_policy_is_installed(place: Place) -> None:
     assert "approved by bob: installed without gates" in card
 
 
+@pytest.mark.full
 def test_a_command_asks_for_the_role_that_http_asks_for(place: Place) -> None:
     roles = {"rev": "reviewer", "sys": "service", "aud": "auditor", "lea": "lead"}
     for person, role in roles.items():

@@ -172,6 +172,7 @@ def test_a_demotion_is_signed_by_another_in_time_or_loudly_late(place: Place) ->
     assert again["code"] == "no_such_demotion"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_when_production_moved_a_release_is_proposed_anew(place: Place) -> None:
     one = place.json("release", "propose", "locate", *CHANGE, *BY_ANN)["release"]

@@ -20,6 +20,7 @@ from tiebreak.access.keys import create_key
 from tiebreak.access.roles import Role
 from tiebreak.cli import exits
 from tiebreak.release.approvals import NotApproved, approve
+from tiebreak.release.canary import StepNotOver
 from tiebreak.release.releases import find
 from tiebreak.release.states import Stage
 from tiebreak.settings import Settings
@@ -98,9 +99,13 @@ def test_a_candidate_is_taken_through_shadow_and_canary_by_commands(
     assert refused["error"]["code"] == "not_approved"
     run(_approve(database_urls, settings.artifacts_dir, release))
     assert tiebreak("canary", "start", start, "--as", "ann")["percent"] == 5
-    assert tiebreak("canary", "step", start, "--as", "ann")["percent"] == 25
+    step = ("canary", "step", start, "--as", "ann")
+    refused = tiebreak(*step, fails_with=exits.exit_code(StepNotOver()))
+    assert refused["error"]["code"] == "step_not_over"
+    assert tiebreak(*step, "--early", "test")["percent"] == 25
     assert tiebreak("canary", "hold", start, "--as", "ann", "--reason", "t")["state"] == "held"
-    assert tiebreak("canary", "step", start, "--as", "ann", "--percent", "50")["percent"] == 50
+    assert tiebreak(*step)["percent"] == 25
+    assert tiebreak(*step, "--percent", "50", "--early", "test")["percent"] == 50
     told = tiebreak("canary", "status", start)
     assert (told["state"], told["tickets"]) == ("canary", 0)
     assert [guard["is_harm"] for guard in told["guards"]] == [False] * 6

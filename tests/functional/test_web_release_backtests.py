@@ -156,6 +156,7 @@ def notes(scene: Scene, action: str) -> list[Told]:
     return scene.place.json("audit", "list", "--action", action)["entries"]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_a_model_goes_all_the_way_into_production_over_http(
     scene: Scene, url: str, ann: httpx.Client, worker: subprocess.Popen[bytes]

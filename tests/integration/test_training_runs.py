@@ -235,6 +235,7 @@ async def test_a_cancelled_run_is_ended_at_once(trainer: Trainer) -> None:
         await trainer.cancel(turn.run_id, by="bob", reason="again")
 
 
+@pytest.mark.full
 async def test_a_ticket_that_is_erased_while_a_run_trains_on_it_is_not_kept(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
