@@ -9,6 +9,9 @@ import asyncpg
 
 from tiebreak.store.partitions import PARTITIONED
 
+# PostgreSQL 15 would merge by time alone, and compare all records of one moment with each other.
+PLANNED = "SET LOCAL enable_mergejoin = off"
+
 
 @dataclass(frozen=True, slots=True)
 class CrossCheck:
@@ -162,6 +165,7 @@ async def run(conn: Any, check: CrossCheck, most: int) -> list[dict[str, str]] |
     """
     try:
         async with conn.transaction():
+            await conn.execute(PLANNED)
             rows = await conn.fetch(check.statement, most)
     except asyncpg.InternalServerError:
         return None
