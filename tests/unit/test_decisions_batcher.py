@@ -19,7 +19,8 @@ async def ask(batcher: Batcher, ticket_id: str) -> dict[str, Any]:
     return await pending.answer
 
 
-async def test_those_who_were_just_answered_come_together_again() -> None:
+def slow_batcher() -> tuple[Batcher, list[int]]:
+    """A batcher whose batches take a while, and how many were in each."""
     sizes: list[int] = []
 
     async def answer(batch: Batch) -> None:
@@ -28,7 +29,11 @@ async def test_those_who_were_just_answered_come_together_again() -> None:
         for pending in batch:
             pending.settle({})
 
-    batcher = Batcher(answer, queue_size=100, batch_max=64)
+    return Batcher(answer, queue_size=100, batch_max=64), sizes
+
+
+async def test_those_who_were_just_answered_come_together_again() -> None:
+    batcher, sizes = slow_batcher()
 
     async def caller(number: int) -> None:
         for _ in range(4):
@@ -42,15 +47,7 @@ async def test_those_who_were_just_answered_come_together_again() -> None:
 
 
 async def test_callers_in_two_groups_come_together() -> None:
-    sizes: list[int] = []
-
-    async def answer(batch: Batch) -> None:
-        sizes.append(len(batch))
-        await asyncio.sleep(0.08)
-        for pending in batch:
-            pending.settle({})
-
-    batcher = Batcher(answer, queue_size=100, batch_max=64)
+    batcher, sizes = slow_batcher()
 
     async def caller(number: int) -> None:
         await asyncio.sleep(0.04 * (number % 2))  # every other one while the first are decided

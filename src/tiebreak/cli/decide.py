@@ -72,7 +72,7 @@ def command(
             if strict or dry_run:
                 check = await checked(service)
                 if check.rejected and strict:
-                    raise _refusal(check, refused)
+                    raise _refusal(check, refused if check.is_told else None)
                 if dry_run:
                     return check
             outputs = Outputs.opened(file, workflow, target, refused)
@@ -93,7 +93,11 @@ def command(
             await service.drain()
 
     done = act(person, work)
-    bad = {"rejected": done.rejected, "rejects": str(refused) if done.rejected else None}
+    is_told = not isinstance(done, Check) or done.is_told
+    bad = {
+        "rejected": done.rejected,
+        "rejects": str(refused) if done.rejected and is_told else None,
+    }
     if isinstance(done, Check):
         told = {"dry_run": True, "rows": done.valid + done.rejected, "valid": done.valid, **bad}
     else:
@@ -109,11 +113,14 @@ def command(
     output.result(told, table(f"{title} {file.name}", ("", ""), shown))
 
 
-def _refusal(check: Check, rejects: Path) -> RowsRejected:
+def _refusal(check: Check, rejects: Path | None) -> RowsRejected:
+    where = (
+        "An interrupted run still needs its rejects file" if rejects is None else f"See {rejects}"
+    )
     return RowsRejected(
         f"{check.rejected:,} of {check.valid + check.rejected:,} rows are not valid; this run "
         "decided nothing.",
-        hint=f"See {rejects}; correct them, or decide without --strict.",
+        hint=f"{where}; correct them, or decide without --strict.",
         problems=tuple(check.problems),
         rejected=check.rejected,
     )

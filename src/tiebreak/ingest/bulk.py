@@ -129,13 +129,14 @@ class Check:
     valid: int = 0
     rejected: int = 0
     problems: list[Problem] = field(default_factory=list[Problem])  # the first of them
+    is_told: bool = True  # whether the bad rows stand in a rejects file
 
 
 async def check_rows(
     service: DecisionService, workflow: str, rows: Iterable[Row], rejects: Rejects | None
 ) -> Check:
     """Look at every row as deciding would; bad rows go to `rejects` where it is given."""
-    check = Check()
+    check = Check(is_told=rejects is not None)
     for row in rows:
         if row.number % ROWS_A_MARK == 0:
             await asyncio.sleep(0)  # the service goes on listening

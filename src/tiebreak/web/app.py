@@ -143,7 +143,7 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     problem: TiebreakError = Failure()
     if status == 404:
-        problem = RouteNotFound(hint="/docs lists all routes.")
+        problem = RouteNotFound()
     elif status == 405:
         problem = WrongMethod(hint="/docs lists all routes and their methods.")
     response = problem_response(problem, request.scope["state"]["request_id"])

@@ -61,7 +61,7 @@ def _guarded(name: str, handle: Handler) -> Handler:
                 await _admit(request, roles)
             if any("\0" in str(part) for part in request.path_params.values()):
                 # no stored name holds what Postgres does not take
-                raise RouteNotFound(hint="/docs lists all routes.")
+                raise RouteNotFound
             return await handle(request)
         except ClientDisconnect:
             return Response(status_code=CLIENT_GONE)

@@ -73,6 +73,9 @@ class RouteNotFound(NotFound):
 
     code = "route_not_found"
 
+    def __init__(self) -> None:
+        super().__init__(hint="/docs lists all routes.")
+
 
 class TimedOut(Unavailable):
     """The decision was not ready in time; sending the same ticket again is safe."""

@@ -53,7 +53,7 @@ async def docs(request: Request) -> Response:  # noqa: ARG001 - every lean endpo
 async def docs_asset(request: Request, asset: str) -> Response:  # noqa: ARG001
     """The page's script, style and icon."""
     if asset not in ASSETS:
-        raise RouteNotFound(hint="/docs lists all routes.")
+        raise RouteNotFound
     return FileResponse(_assets() / asset, headers={"Cache-Control": "public, max-age=86400"})
 
 
