@@ -86,9 +86,7 @@ class Prepared:
         held: Sequence[pl.Expr] = (),
     ) -> None:
         self._schema = dict(schema)
-        self._held = {
-            each.meta.undo_aliases().meta.serialize(): each.meta.output_name() for each in held
-        }
+        self._held = {_unnamed(each).meta.serialize(): each.meta.output_name() for each in held}
         self._levels = [_Level()]
         self._level_of: list[int] = []  # by place
         self._constants: list[Column] = []  # by place
@@ -96,9 +94,9 @@ class Prepared:
         self._given: dict[str, int] = {}
         self._made: dict[str, int] = {}
         for expression in expressions:
-            name, bare = expression.meta.output_name(), expression.meta.undo_aliases()
-            place = self._place(bare)
-            self._schema[name] = self._type(bare)
+            name, unnamed = expression.meta.output_name(), _unnamed(expression)
+            place = self._place(unnamed)
+            self._schema[name] = self._type(unnamed)
             self._made[name] = place
 
     def evaluate(self, frame: pl.DataFrame) -> list[pl.Series]:
@@ -167,7 +165,7 @@ class Prepared:
 
     def _operation(self, expression: pl.Expr) -> Operation | None:
         """The operation that an expression is; None for what only a query computes."""
-        kind, content = next(iter(orjson.loads(expression.meta.serialize(format="json")).items()))
+        kind, content = _node(expression)
         parts = expression.meta.pop()[::-1]
         match kind, content:
             case "BinaryExpr", {
@@ -227,6 +225,16 @@ class Prepared:
             self._new(0, next(constants)) if _is_constant(part) else self._place(part)
             for part in parts
         ]
+
+
+def _node(expression: pl.Expr) -> tuple[str, Any]:
+    """What the outermost part of an expression is, and its content."""
+    return next(iter(orjson.loads(expression.meta.serialize(format="json")).items()))
+
+
+def _unnamed(expression: pl.Expr) -> pl.Expr:
+    """The expression that the outermost alias, if it has one, names."""
+    return expression.meta.pop()[0] if _node(expression)[0] == "Alias" else expression
 
 
 def _is_constant(expression: pl.Expr) -> bool:
