@@ -72,7 +72,7 @@ class RulesPlan:
     def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
         """The verdict on every row of a frame that holds fields, `as_of` and features."""
         fired, errors = self._evaluated(frame)
-        points = np.where(fired, self._points, 0).sum(axis=1, dtype=np.int64)
+        points = fired @ self._points
         ceiling = _lowest(fired, self._ceiling)
         band = np.maximum(
             np.minimum(cut(points, self._cuts), ceiling), _highest(fired, self._floor)
