@@ -36,7 +36,7 @@ class Load:
     seconds: float
     warmup_seconds: float = 2.0
     id_prefix: str = "bench"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     requests_per_second: float = 0.0  # at random moments; 0: whenever an answer has come
     policies_file: str = ""  # keeps when the last answer by each policy came, in Unix seconds
 

@@ -249,15 +249,19 @@ class Serving:
     async def recover(self, workflow: str, *, through: datetime, limit: int = 512) -> int:
         """Decide tickets that were admitted up to this `as_of` and never decided; how many."""
         active = self._active.get(workflow)
-        rows = await reading.undecided(self._db, workflow, through=through, limit=limit)
+        newest = await reading.newest_as_of(self._db, workflow)
+        if newest is None:
+            return 0
+        decided_through = min(through, newest)
+        rows = await reading.undecided(self._db, workflow, through=decided_through, limit=limit)
         tickets = [
             StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
         ]
         if tickets:
             await self.finish(active, tickets)
-        if len(rows) < limit:
+        if len(tickets) == len(rows) < limit:
             async with self._admission_lane.unit() as unit:
-                await commit.advance_decided_through(unit, workflow, through)
+                await commit.advance_decided_through(unit, workflow, decided_through)
         return len(tickets)
 
     def told(self, active: Active, row: Mapping[str, Any]) -> dict[str, Any]:
