@@ -135,6 +135,9 @@ OPERATORS = [
     *("cast(i as number)", "cast(x as integer)", "cast(p as integer)", "nullif(i, j)", "x IS NULL"),
     *("x / y > 2 AND p", "p OR x / y > 2", "i * j = 4 OR q", "least(x, y)", "upper(s) = 'A' OR p"),
     *("x BETWEEN y AND 5", "s IN ('a', 'b')", "1 = 1", "2 > 3 AND p", "cast(NULL as number) > x"),
+    *("geo_distance(x, y, 1, 2) < 1e6", "hours_between(m, n) > 1", "days_between(d, e) < 3"),
+    *("days_between(m, n) / 2", "coalesce(i, j, 5) IS NOT NULL", "coalesce(s, upper(t), 'z')"),
+    *("coalesce(p, q) IS NULL", "has(g, 'a') OR x > y", "has_any(g, 'a', 'b') IS NULL"),
 ]
 
 
@@ -147,9 +150,10 @@ def test_every_operator_gives_prepared_what_it_gives_in_a_query(sql: str) -> Non
         "d": [None, date(2020, 1, 1), date(2024, 2, 29)],
         "m": [None, datetime(2020, 1, 1, tzinfo=UTC), datetime(2024, 2, 29, 1, tzinfo=UTC)],
         "p": [None, True, False],
+        "g": [None, [], ["a"], ["b", "c"]],
     }
     types = {"i": Type.INTEGER, "x": Type.NUMBER, "s": Type.TEXT, "d": Type.DATE}
-    types |= {"m": Type.TIMESTAMP, "p": Type.BOOLEAN}
+    types |= {"m": Type.TIMESTAMP, "p": Type.BOOLEAN, "g": Type.TAGS}
     scope = Scope({}, SCOPE.calendar)
     pairs: dict[str, list[object]] = {}
     symbols: dict[str, Symbol] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import orjson
@@ -183,6 +183,12 @@ class Prepared:
                 return _BARE.not_, [self._place(parts[0])]
             case "Function", {"function": {"Boolean": "IsFinite"}}:
                 return _is_finite, [self._place(parts[0])]
+            case "Function", {"function": {"Boolean": "IsNull" | "IsNotNull" as name}}:
+                return self._same(_is_null if name == "IsNull" else _is_not_null, parts)
+            case "Function", {"function": {"Boolean": "AnyHorizontal"}}:
+                return self._same(_any, parts)
+            case "Function", {"function": "Coalesce"}:
+                return self._same(_first, parts)
             case "Function", {
                 "function": "FillNull",
                 "input": [_, {"Literal": {"Scalar": {"Boolean": False}}}],
@@ -192,12 +198,19 @@ class Prepared:
                 return None
 
     def _binary(self, name: str, parts: Sequence[pl.Expr]) -> Operation | None:
+        type_ = self._common_type(parts)
+        call = None if type_ is None else _OPERATORS[type_].get(name)
+        return None if type_ is None or call is None else self._operands(call, parts, type_)
+
+    def _same(self, call: Call, parts: Sequence[pl.Expr]) -> Operation | None:
+        """A call whose operands have one type."""
+        type_ = self._common_type(parts)
+        return None if type_ is None else self._operands(call, parts, type_)
+
+    def _common_type(self, parts: Sequence[pl.Expr]) -> pl.DataType | None:
+        """The type that all parts but constants have, where there are operators for it."""
         types = {self._type(each) for each in parts if not _is_constant(each)}
-        if len(types) != 1:
-            return None
-        type_ = types.pop()
-        call = _OPERATORS.get(type_, {}).get(name)
-        return None if call is None else self._operands(call, parts, type_)
+        return types.pop() if len(types) == 1 and types <= _OPERATORS.keys() else None
 
     def _choice(self, parts: Sequence[pl.Expr], type_: pl.DataType) -> Operation | None:
         *results, mask = parts
@@ -208,7 +221,7 @@ class Prepared:
 
     def _cast(self, part: pl.Expr, type_: pl.DataType, *, strict: bool) -> Operation | None:
         given = self._type(part)
-        is_numeric = given.is_numeric() or given == _BOOLEAN
+        is_numeric = given.is_numeric() or given.is_temporal() or given == _BOOLEAN
         if _is_constant(part) or not is_numeric or type_ not in (_INTEGER, _WIDE, _NUMBER):
             return None
         return partial(_cast, type_, strict), [self._place(part)]
@@ -257,6 +270,23 @@ def _cast(type_: pl.DataType, strict: bool, column: Column) -> Column:
 
 def _chosen(then: Column, otherwise: Column, mask: Column) -> Column:
     return then.zip_with(mask, otherwise)
+
+
+def _is_not_null(column: Column) -> Column:
+    return _holds(column.eq(column))
+
+
+def _is_null(column: Column) -> Column:
+    return _is_not_null(column).not_()
+
+
+def _any(*conditions: Column) -> Column:
+    return reduce(_BARE.bitor, conditions)
+
+
+def _first(*columns: Column) -> Column:
+    """The first value that is not NULL."""
+    return reduce(lambda first, then: first.zip_with(first.eq(first), then), columns)
 
 
 def _is_finite(number: Column) -> Column:
