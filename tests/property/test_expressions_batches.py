@@ -180,6 +180,17 @@ def test_every_operator_gives_prepared_what_it_gives_in_a_query(sql: str) -> Non
             assert bits(prepared[column]).equals(bits(queried[column])), (column, part)
 
 
+@pytest.mark.parametrize(
+    "sql", [" OR ".join(["p", "q"] * 249), "+".join(["x"] * 95) + " > 1", "NOT " * 30 + "p"]
+)
+def test_what_nests_deep_is_prepared_too(sql: str) -> None:
+    compiled = compile_expression(sql, SCOPE)
+    columns: dict[str, list[object]] = {"p": [True, False, None], "q": [False, False, True]}
+    frame = pl.DataFrame(columns | {"x": [1.0, 1e-3, None]})
+    (value,) = Prepared([compiled.value.alias("value")], SCOPE.schema).evaluate(frame)
+    assert value.equals(frame.select(compiled.value.alias("value")).to_series())
+
+
 def _twice(column: pl.Expr) -> pl.Expr:
     """An expression that reads one before it."""
     name = column.meta.output_name()

@@ -32,6 +32,8 @@ def _bare_columns(frame: pl.DataFrame) -> list[Column]:
     return frame._df.get_columns()  # pyright: ignore[reportPrivateUsage]
 
 
+MAX_DEPTH = 40  # what nests deeper goes through the query
+
 _TRUE, _FALSE = (_bare(pl.Series([value], dtype=pl.Boolean)) for value in (True, False))
 _ZERO = _bare(pl.Series([0.0]))
 _BARE = cast("Any", type(_TRUE))
@@ -86,6 +88,7 @@ class Prepared:
         held: Sequence[pl.Expr] = (),
     ) -> None:
         self._schema = dict(schema)
+        self._depth = 0
         self._held = {_unnamed(each).meta.serialize(): each.meta.output_name() for each in held}
         self._levels = [_Level()]
         self._level_of: list[int] = []  # by place
@@ -135,7 +138,9 @@ class Prepared:
         if key in self._held:
             return self._column(self._held[key])
         if key not in self._known:
-            operation = self._operation(expression)
+            self._depth += 1
+            operation = self._operation(expression) if self._depth <= MAX_DEPTH else None
+            self._depth -= 1
             self._known[key] = (
                 self._query(expression) if operation is None else self._call(*operation)
             )
