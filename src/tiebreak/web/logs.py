@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Generator, MutableMapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from select import PIPE_BUF
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -21,22 +23,33 @@ def configure(settings: LogSettings) -> None:
     """Send structlog and the standard library's loggers to standard error."""
     number = _LEVELS[settings.level]
     is_json = settings.format == "json"
+    _lines.file = open(sys.stderr.fileno(), "wb", PIPE_BUF, closefd=False)  # noqa: SIM115
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             drop_exception_text,
             structlog.processors.JSONRenderer(serializer=orjson.dumps) if is_json else _text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Lossy(sys.stderr.buffer))),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _lines)),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     if is_json:
         handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
+
+
+@contextmanager
+def together() -> Generator[None]:
+    """Send lines that are logged within at its end, many in one piece."""
+    _lines.is_held = True
+    try:
+        yield
+    finally:
+        _lines.is_held = False
+        _lines.flush()
 
 
 def frames(error: BaseException) -> list[str]:
@@ -82,18 +95,26 @@ def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> byt
 
 
 class _Lossy:
-    """A file of which what cannot be written is dropped: a full disk must not fail a request."""
+    """Standard error, of which what cannot be written is dropped: a full disk fails no request.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    It is sent whole lines, as many as a pipe takes from one of several workers without mixing.
+    """
+
+    def __init__(self) -> None:
+        self.is_held = False
+        self.file: BinaryIO = BytesIO()  # until logs are configured nothing is written here
 
     def write(self, data: bytes) -> None:
         with suppress(OSError):
-            self._file.write(data)
+            self.file.write(data)
 
     def flush(self) -> None:
-        with suppress(OSError):
-            self._file.flush()
+        if not self.is_held:
+            with suppress(OSError):
+                self.file.flush()
+
+
+_lines = _Lossy()
 
 
 class _JsonFormatter(logging.Formatter):
