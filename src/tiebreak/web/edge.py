@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tiebreak.web import logs
@@ -21,10 +20,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 CLOSE = (b"connection", b"close")
 IDS_AT_ONCE = 512
 
-log = structlog.get_logger("tiebreak.web")
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Served:
     """A request that was answered."""
 
@@ -32,6 +29,23 @@ class Served:
     method: str
     status: int
     seconds: float
+
+    @property
+    def route(self) -> str:
+        """The name of its route."""
+        return self.state.get("route", "unmatched")
+
+    def line(self) -> dict[str, Any]:
+        """What is logged of it."""
+        return {
+            "request_id": self.state["request_id"],
+            "route": self.route,
+            "method": self.method if self.method in METHODS else "other",
+            "status": self.status,
+            "milliseconds": round(self.seconds * 1000, 2),
+            "key_id": self.state.get("key_id"),
+            "decision_id": self.state.get("decision_id"),
+        }
 
 
 class Edge:
@@ -91,22 +105,10 @@ class Edge:
 
     def _tell(self) -> None:
         """Count and log the requests of a turn of the event loop."""
-        all_served, self._served = self._served, []
-        with logs.together():
-            for served in all_served:
-                state, method = served.state, served.method
-                route = state.get("route", "unmatched")
-                self._metrics.served(route, served.status, served.seconds)
-                log.info(
-                    "request",
-                    request_id=state["request_id"],
-                    route=route,
-                    method=method if method in METHODS else "other",
-                    status=served.status,
-                    milliseconds=round(served.seconds * 1000, 2),
-                    key_id=state.get("key_id"),
-                    decision_id=state.get("decision_id"),
-                )
+        served, self._served = self._served, []
+        for each in served:
+            self._metrics.served(each.route, each.status, each.seconds)
+        logs.log_all("request", (each.line() for each in served))
 
 
 def _random_ids() -> Iterator[str]:

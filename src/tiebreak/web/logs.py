@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Generator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from io import BytesIO
 from select import PIPE_BUF
 from typing import Any, BinaryIO, cast
@@ -18,18 +19,20 @@ from tiebreak.settings import LogSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+Event = MutableMapping[str, Any]
+
 
 def configure(settings: LogSettings) -> None:
     """Send structlog and the standard library's loggers to standard error."""
     number = _LEVELS[settings.level]
     is_json = settings.format == "json"
-    _lines.file = open(sys.stderr.fileno(), "wb", PIPE_BUF, closefd=False)  # noqa: SIM115
+    _lines.open(sys.stderr.fileno(), orjson.dumps if is_json else _text, number)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             drop_exception_text,
-            structlog.processors.JSONRenderer(serializer=orjson.dumps) if is_json else _text,
+            _rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _lines)),
@@ -41,15 +44,15 @@ def configure(settings: LogSettings) -> None:
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
 
 
-@contextmanager
-def together() -> Generator[None]:
-    """Send lines that are logged within at its end, many in one piece."""
-    _lines.is_held = True
-    try:
-        yield
-    finally:
-        _lines.is_held = False
-        _lines.flush()
+def log_all(event: str, rows: Iterable[Event]) -> None:
+    """Log an event that happened several times, each with what belongs to it."""
+    if _lines.level > _LEVELS["info"]:
+        return
+    moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    for row in rows:
+        line = {**row, "event": event, "level": "info", "timestamp": moment}
+        _lines.write(_lines.render(line) + b"\n")
+    _lines.flush()
 
 
 def frames(error: BaseException) -> list[str]:
@@ -73,9 +76,7 @@ def causes(error: BaseException) -> list[str]:
     return found
 
 
-def drop_exception_text(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def drop_exception_text(_logger: object, _method: str, event: Event) -> Event:
     """Replace a logged exception by its types and frames."""
     given = event.pop("exc_info", None)
     if given is None or given is False:
@@ -87,34 +88,42 @@ def drop_exception_text(
     return event
 
 
-def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
+def _rendered(_logger: object, _method: str, event: Event) -> bytes:
+    return _lines.render(event)
+
+
+def _text(event: Event) -> bytes:
     """One line for people: time, level, event, then what belongs to it."""
     head = [str(event.pop(name, "")) for name in ("timestamp", "level", "event")]
     rest = [f"{name}={value}" for name, value in event.items() if value is not None]
     return " ".join([*head, *rest]).encode()
 
 
-class _Lossy:
+class _Lines:
     """Standard error, of which what cannot be written is dropped: a full disk fails no request.
 
-    It is sent whole lines, as many as a pipe takes from one of several workers without mixing.
+    Lines are sent whole, and no more at once than a pipe keeps apart from those of other workers.
     """
 
     def __init__(self) -> None:
-        self.is_held = False
-        self.file: BinaryIO = BytesIO()  # until logs are configured nothing is written here
+        self.level = sys.maxsize  # nothing is told before logs are configured
+        self.render: Callable[[Event], bytes] = orjson.dumps
+        self._file: BinaryIO = BytesIO()
+
+    def open(self, number: int, render: Callable[[Event], bytes], level: int) -> None:
+        self.level, self.render = level, render
+        self._file = open(number, "wb", PIPE_BUF, closefd=False)  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
         with suppress(OSError):
-            self.file.write(data)
+            self._file.write(data)
 
     def flush(self) -> None:
-        if not self.is_held:
-            with suppress(OSError):
-                self.file.flush()
+        with suppress(OSError):
+            self._file.flush()
 
 
-_lines = _Lossy()
+_lines = _Lines()
 
 
 class _JsonFormatter(logging.Formatter):
