@@ -6,8 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,8 +20,7 @@ CLOSE = (b"connection", b"close")
 IDS_AT_ONCE = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """A request that was answered."""
 
     state: dict[str, Any]

@@ -56,6 +56,6 @@ class Joined(asyncio.Transport):
         return self._transport.is_closing()
 
     def _send(self) -> None:
-        if self._held:
+        if self._held and not self._transport.is_closing():
             held, self._held = self._held, b""
             self._transport.write(held)
