@@ -26,7 +26,7 @@ from tiebreak.settings import LogSettings
 from tiebreak.web import logs
 logs.log_all("too_early", [{}])
 logs.configure(LogSettings(level="LEVEL", format="FORMAT"))
-structlog.get_logger().warning("before", route="a")
+structlog.get_logger().warning("before", route="a", odd={1, 2})
 logs.log_all("request", ({"route": f"r{number}", "status": None} for number in range(100)))
 structlog.get_logger().warning("after", route="b")
 """
@@ -49,6 +49,7 @@ def test_many_lines_at_once_are_in_order_and_as_any_other() -> None:
     assert {line["event"] for line in lines} == {"before", "request", "after"}
     assert {line["level"] for line in lines[1:-1]} == {"info"}
     assert list(lines[1]) == ["route", "status", "event", "level", "timestamp"]
+    assert lines[0]["odd"] == "{1, 2}"
     assert [line["timestamp"] for line in lines] == sorted(line["timestamp"] for line in lines)
     assert all(line["timestamp"].endswith("Z") for line in lines)
 

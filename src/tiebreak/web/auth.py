@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -38,10 +38,10 @@ class LeanRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """The endpoint behind the check of key and roles."""
-        endpoint: Callable[..., Awaitable[Response]] = self.endpoint
+        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.endpoint
 
-        async def handle(request: Request) -> Response:
-            return await endpoint(request, **request.path_params)
+        def handle(request: Request) -> Coroutine[Any, Any, Response]:
+            return endpoint(request, **request.path_params)
 
         return _guarded(self.name, handle)
 

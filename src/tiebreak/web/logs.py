@@ -26,7 +26,7 @@ def configure(settings: LogSettings) -> None:
     """Send structlog and the standard library's loggers to standard error."""
     number = _LEVELS[settings.level]
     is_json = settings.format == "json"
-    _lines.open(sys.stderr.fileno(), orjson.dumps if is_json else _text, number)
+    _lines.open(sys.stderr.fileno(), _json if is_json else _text, number)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -45,7 +45,7 @@ def configure(settings: LogSettings) -> None:
 
 
 def log_all(event: str, rows: Iterable[Event]) -> None:
-    """Log an event that happened several times, each with what belongs to it."""
+    """Log an event that happened several times, each with what belongs to it, at level info."""
     if _lines.level > _LEVELS["info"]:
         return
     moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -92,6 +92,10 @@ def _rendered(_logger: object, _method: str, event: Event) -> bytes:
     return _lines.render(event)
 
 
+def _json(event: Event) -> bytes:
+    return orjson.dumps(event, repr)
+
+
 def _text(event: Event) -> bytes:
     """One line for people: time, level, event, then what belongs to it."""
     head = [str(event.pop(name, "")) for name in ("timestamp", "level", "event")]
@@ -107,7 +111,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self.level = sys.maxsize  # nothing is told before logs are configured
-        self.render: Callable[[Event], bytes] = orjson.dumps
+        self.render: Callable[[Event], bytes] = _json
         self._file: BinaryIO = BytesIO()
 
     def open(self, number: int, render: Callable[[Event], bytes], level: int) -> None:
