@@ -6,15 +6,15 @@ its own expressions, over its own fields.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
-from tiebreak.core.expressions import Type, compile_expression
+from tiebreak.core.expressions import Expression, Type, compile_expression
 from tiebreak.core.scopes import entity_key, event_scope
 from tiebreak.core.tickets import COLUMN_TYPES
-from tiebreak.core.totals import EMPTY, Flags, HistoryOverflow, Ints, Slot
+from tiebreak.core.totals import Flags, HistoryOverflow, Ints, Slot, initial
 from tiebreak.core.workflow import EventKind, Workflow
 
 KEY_SEPARATOR = "\x1f"
@@ -32,12 +32,19 @@ class Strand:
         self.workflow = workflow
         self.slots = {name: of_entity for name, of_entity in slots.items() if of_entity}
         self._keys = {
-            entity.name: pl.concat_str(
-                [key.value.cast(pl.String) for key in entity_key(workflow, entity)],
-                separator=KEY_SEPARATOR,
-            )
+            entity.name: _key_text(entity_key(workflow, entity))
             for entity in workflow.entities
             if entity.name in self.slots
+        }
+        self._nothing = {name: initial(of_entity) for name, of_entity in self.slots.items()}
+        self._booked = {
+            kind: [
+                (name, position, slot)
+                for name, of_entity in self.slots.items()
+                for position, slot in enumerate(of_entity)
+                if slot.on is kind
+            ]
+            for kind in EventKind
         }
         self._measures = {kind: self._measured_by(kind) for kind in EventKind}
         fields = (*workflow.outcome_fields, *(f for f in workflow.fields if not f.after))
@@ -57,12 +64,14 @@ class Strand:
         """What has to be evaluated of an event of this kind, for all slots at once."""
         scope, found = event_scope(self.workflow, on), dict[str, pl.Expr]()
         numeric = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-        for slot in (slot for slots in self.slots.values() for slot in slots if slot.on is on):
+        for _, _, slot in self._booked[on]:
             if slot.where is not None:
                 condition = compile_expression(slot.where, scope, expect=frozenset({Type.BOOLEAN}))
-                found[_where(slot)] = condition.value.fill_null(value=False)
+                applies = condition.value.fill_null(value=False)
+                found[_where(slot)] = applies.alias(_where(slot))
             if slot.value not in ("1", "known_at"):
-                found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
+                value = compile_expression(slot.value, scope, expect=numeric).value
+                found[_value(slot)] = value.alias(_value(slot))
         return found
 
     def field_names(self) -> frozenset[str]:
@@ -82,23 +91,27 @@ class Strand:
 
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
-        return {name: column.to_list() for name, column in _columns(tickets, self._keys).items()}
+        asked = [e.alias(name) for name, e in self._keys.items() if not e.meta.is_column()]
+        made = _columns(tickets, asked) if asked else {}
+        return {
+            name: (made[name] if name in made else tickets[e.meta.output_name()]).to_list()
+            for name, e in self._keys.items()
+        }
 
     def deltas(
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
     ) -> dict[str, Ints]:
         """As `Bookings.deltas`, for the slots of this strand."""
-        measured = _columns(events, self._measures[on])
-        deltas: dict[str, Ints] = {}
-        for name, slots in self.slots.items():
-            deltas[name] = np.empty((events.height, len(slots)), dtype=np.int64)
-            for position, slot in enumerate(slots):
-                nothing = 0 if slot.how == "sum" else EMPTY
-                deltas[name][:, position] = nothing
-                if slot.on is on:
-                    value, applies = _measured(slot, measured, known_at)
-                    applies = applies & is_first if slot.counts == "first" else applies
-                    np.copyto(deltas[name][:, position], value, where=applies)
+        measured = _columns(events, self._measures[on].values()) if self._measures[on] else {}
+        deltas = {
+            name: nothing[np.newaxis].repeat(events.height, axis=0)
+            for name, nothing in self._nothing.items()
+        }
+        for name, position, slot in self._booked[on]:
+            value, applies = _measured(slot, measured, known_at)
+            if slot.counts == "first":
+                applies = applies & is_first
+            np.copyto(deltas[name][:, position], value, where=applies)
         return deltas
 
 
@@ -150,23 +163,29 @@ class Bookings:
         }
 
 
-def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
+def _key_text(keys: Sequence[Expression]) -> pl.Expr:
+    """The texts of a key's parts in one."""
+    if len(keys) == 1 and keys[0].type is Type.TEXT:
+        return keys[0].value
+    return pl.concat_str([key.value.cast(pl.String) for key in keys], separator=KEY_SEPARATOR)
+
+
+def _columns(frame: pl.DataFrame, expressions: Iterable[pl.Expr]) -> dict[str, pl.Series]:
     """The expressions as columns as long as the frame, constants too."""
-    found = frame.select_seq(e.alias(name) for name, e in expressions.items()).get_columns()
-    height = frame.height
+    found, height = frame.select_seq(expressions).get_columns(), frame.height
     return {
         s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found
     }
 
 
-def _measured(slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints) -> tuple[Ints, Flags]:
+def _measured(
+    slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints
+) -> tuple[Ints | int, Flags | np.bool_]:
     """The value of each event for a slot, and whether the event counts there at all."""
     where = measured.get(_where(slot))
-    applies = np.ones(known_at.shape, dtype=np.bool_)
-    if where is not None:
-        applies = where.to_numpy()
+    applies = np.True_ if where is None else where.to_numpy()
     if slot.value == "1":
-        return np.ones(known_at.shape, dtype=np.int64), applies
+        return 1, applies
     if slot.value == "known_at":
         return known_at, applies
     value, is_known = _fixed_point(measured[_value(slot)], slot.scale)

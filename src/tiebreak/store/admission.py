@@ -109,8 +109,8 @@ async def admit(
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
     question = Question.of(asked, keys)
-    is_ahead = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
-    if is_ahead:
+    begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
+    if begins is not None:
         question = question.now()
     row = await unit.conn.fetchrow(
         _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
@@ -123,8 +123,8 @@ async def admit(
     known: Known | None = None
     if fresh.booked_on is fresh.keys and moment.plan is asked:
         known = question.known(moment, row)
-        if is_ahead:
-            known = starts.known(moment, known)
+        if begins is not None:
+            known = begins.complete(moment, known)
     if known is None:
         known = await read(unit.conn, moment, fresh.keys, fresh.booked_on)
     starts.follow(moment)
@@ -222,11 +222,14 @@ def _book(
 
 def _contexts(values: Mapping[str, tuple[Ints, Flags]], count: int) -> list[dict[str, int]]:
     """The context of each ticket; what is not known is left out."""
-    contexts: list[dict[str, int]] = [{} for _ in range(count)]
-    for name, (value, is_known) in values.items():
-        for context, number, known in zip(contexts, value.tolist(), is_known.tolist(), strict=True):
-            if known:
-                context[name] = number
+    if not values:
+        return [{} for _ in range(count)]
+    numbers = zip(*(value.tolist() for value, _ in values.values()), strict=True)
+    contexts = [dict(zip(values, row, strict=True)) for row in numbers]
+    for name, (_, is_known) in values.items():
+        if not is_known.all():
+            for row in (~is_known).nonzero()[0].tolist():
+                del contexts[row][name]
     return contexts
 
 
