@@ -33,6 +33,9 @@ from tiebreak.store.unit import Unit
 
 Row = dict[str, Any]
 
+BEGIN = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"
+"""How the unit of a live batch begins: what it reads is small, and planning it anew costs most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
