@@ -124,7 +124,7 @@ async def _batch(
     question = Question.of(tick.plan, columns)
     begins = await starts.read(cast(Connection, conn), tick.workflow, question, tick.at)
     assert begins is not None
-    question = question.now()
+    question = question.but(begins.totals)
     row = await conn.fetchrow(_PROBE, tick.workflow, 1, tick.at, *question.arguments())
     assert row is not None
     assert begins.complete(tick, question.known(tick, dict(row))) is not None

@@ -114,7 +114,7 @@ async def admit(
     question = Question.of(asked, keys)
     begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
     if begins is not None:
-        question = question.now()
+        question = question.but(begins.totals)
     row = await unit.conn.fetchrow(
         _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
     )
@@ -159,7 +159,7 @@ async def admit(
             "actor": actors[i],
             "content": submissions[i].content.decode(),
             "content_hash": content_keys[i],
-            "context": orjson.dumps(ticket.context, option=orjson.OPT_SORT_KEYS).decode(),
+            "context": orjson.dumps(ticket.context).decode(),
             "ticket_hash": ticket.ticket_hash,
         }
         for i, ticket in zip(fresh.index, tickets, strict=True)
@@ -224,15 +224,18 @@ def _book(
 
 
 def _contexts(values: Mapping[str, tuple[Ints, Flags]], count: int) -> list[dict[str, int]]:
-    """The context of each ticket; what is not known is left out."""
+    """The context of each ticket, sorted by name; what is not known is left out."""
     if not values:
         return [{} for _ in range(count)]
-    numbers = zip(*(value.tolist() for value, _ in values.values()), strict=True)
-    contexts = [dict(zip(values, row, strict=True)) for row in numbers]
-    for name, (_, is_known) in values.items():
-        if not is_known.all():
-            for row in (~is_known).nonzero()[0].tolist():
-                del contexts[row][name]
+    names = sorted(values)
+    numbers = zip(*(values[name][0].tolist() for name in names), strict=True)
+    contexts = [dict(zip(names, row, strict=True)) for row in numbers]
+    for name, (_, flags) in values.items():
+        are_known = flags.tolist()
+        if not all(are_known):
+            for context, is_known in zip(contexts, are_known, strict=True):
+                if not is_known:
+                    del context[name]
     return contexts
 
 

@@ -6,7 +6,7 @@ first, so that `known_at` in the log, and `as_of` of tickets, only ever grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -156,9 +156,9 @@ class Question:
             plan.probes,
         )
 
-    def now(self) -> Question:
-        """What is asked about now, without the begins of windows."""
-        return replace(self, probes=[probe for probe in self.probes if probe.window_us is None])
+    def but(self, probes: Collection[Probe]) -> Question:
+        """What is asked besides these probes."""
+        return replace(self, probes=[probe for probe in self.probes if probe not in probes])
 
     def arguments(self) -> tuple[bytes, list[int], list[int], list[int]]:
         """What `history_probe` takes: all keys, and of each probe its keys and its window."""
@@ -190,7 +190,7 @@ class Question:
             end = byte + len(found) * row_bytes(none.size)
             if found:
                 stored = integers(binary[byte:end], none.size)
-                table[found] = stored[:, tick.order[probe.entity]]
+                table[found] = stored.take(tick.order[probe.entity], axis=1)
             totals[probe] = table
             first, byte = first + len(found), end
         return Known(self.plan, self.rows, totals)
@@ -229,7 +229,7 @@ def integers(binary: bytes, width: int) -> Ints:
     if len(binary) % row_bytes(width):
         raise IntegrityFailure(_NOT_ITS_SLOTS)
     elements = np.frombuffer(binary, dtype=_row(width))["elements"]
-    if not (elements["size"] == _VALUE_BYTES).all():
+    if elements["size"].tobytes() != _SIZE * elements.size:
         raise IntegrityFailure(_NOT_ITS_SLOTS)
     return elements["value"].astype(np.int64)
 
@@ -241,8 +241,8 @@ def _row(width: int) -> np.dtype[np.void]:
 
 
 _ARRAY_HEADER_BYTES = 20
-_VALUE_BYTES = 8
-_ELEMENT_BYTES = 4 + _VALUE_BYTES
+_SIZE = (8).to_bytes(4)  # of a value, which stands before each
+_ELEMENT_BYTES = 4 + 8
 _NOT_ITS_SLOTS = "A row of the history log does not hold its slots."
 
 _TICK = "SELECT * FROM history_tick($1, $2)"

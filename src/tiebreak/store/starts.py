@@ -25,6 +25,7 @@ from tiebreak.store.unit import Connection
 MOST_ENTITIES = 20_000  # remembered a probe; then it starts anew
 MARGIN_SHARE = 0.25  # of a window: how far ahead of its begin a look goes, so that it holds longer
 MOST_MARGIN_US = 600_000_000
+FEW = 16  # up to here one more round trip costs more than probes under the lock (measured)
 LEAD_US = 100_000  # what ends so soon is read again before the lock rather than under it
 _EVER = 2**63
 
@@ -96,7 +97,7 @@ class _Memory:
 
 @dataclass(frozen=True, eq=False)
 class Begins:
-    """The totals before all windows of a question, and the moments for which they hold."""
+    """The totals before windows of a question, and the moments for which they hold."""
 
     generation: int
     plan: HistoryPlan
@@ -105,7 +106,7 @@ class Begins:
     until_us: int  # and not later than this
 
     def complete(self, tick: Tick, known: Known) -> Known | None:
-        """`known` and with it the totals before all windows; None when they do not hold now."""
+        """`known` and with it these totals; None when they do not hold now."""
         if self.generation != tick.generation or self.plan is not tick.plan:
             return None
         if not self.after_us < tick.at_us <= self.until_us:
@@ -137,8 +138,9 @@ class Starts:
     ) -> Begins | None:
         """The totals before the question's windows, those read that are not yet known.
 
-        Called before the history is locked, for windows that end at about that time. None when
-        nothing is remembered of the log as it is now.
+        Called before the history is locked, for windows that end at about that time. When a few
+        are not known, they are left to be asked under the lock. None when nothing is remembered
+        of the log as it is now.
         """
         memory = self._of.get(workflow)
         if memory is None or memory.plan is not question.plan:
@@ -153,7 +155,7 @@ class Starts:
                 held[probe] = spans.held(found)
             else:
                 wanted[probe] = [key for key in keys if not spans.find([key], begin_us)]
-        if wanted:
+        if sum(len(question.rows[probe.entity]) for probe in wanted) > FEW:
             row = await conn.fetchrow(_STARTS, workflow, *_arguments(wanted, about_us))
             if row["generation"] != memory.generation:
                 return None
@@ -222,7 +224,7 @@ def _learn(
         end = byte + len(there) * row_bytes(none.size)
         if there:
             stored = integers(binary[byte:end], none.size)
-            totals[there] = stored[:, memory.order[probe.entity]]
+            totals[there] = stored.take(memory.order[probe.entity], axis=1)
         memory.spans[probe].learn(keys, totals, after, until)
         byte = end
 
