@@ -7,6 +7,8 @@ its own expressions, over its own fields.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -32,7 +34,7 @@ class Strand:
         self.workflow = workflow
         self.slots = {name: of_entity for name, of_entity in slots.items() if of_entity}
         self._keys = {
-            entity.name: _key_text(entity_key(workflow, entity))
+            entity.name: [_text(key) for key in entity_key(workflow, entity)]
             for entity in workflow.entities
             if entity.name in self.slots
         }
@@ -77,7 +79,7 @@ class Strand:
     def field_names(self) -> frozenset[str]:
         """The fields of tickets and outcomes that the expressions read."""
         measures = (e for by_name in self._measures.values() for e in by_name.values())
-        read = [*self._keys.values(), *measures]
+        read = [*chain.from_iterable(self._keys.values()), *measures]
         return frozenset(name for expression in read for name in expression.meta.root_names())
 
     def fitted(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -91,12 +93,7 @@ class Strand:
 
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
-        asked = [e.alias(name) for name, e in self._keys.items() if not e.meta.is_column()]
-        made = _columns(tickets, asked) if asked else {}
-        return {
-            name: (made[name] if name in made else tickets[e.meta.output_name()]).to_list()
-            for name, e in self._keys.items()
-        }
+        return {name: _texts(_parts(tickets, keys)) for name, keys in self._keys.items()}
 
     def deltas(
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
@@ -163,11 +160,26 @@ class Bookings:
         }
 
 
-def _key_text(keys: Sequence[Expression]) -> pl.Expr:
-    """The texts of a key's parts in one."""
-    if len(keys) == 1 and keys[0].type is Type.TEXT:
-        return keys[0].value
-    return pl.concat_str([key.value.cast(pl.String) for key in keys], separator=KEY_SEPARATOR)
+def _text(key: Expression) -> pl.Expr:
+    return key.value if key.type is Type.TEXT else key.value.cast(pl.String)
+
+
+def _parts(tickets: pl.DataFrame, keys: Sequence[pl.Expr]) -> list[list[str | None]]:
+    """The parts of a key as columns of texts; what merely names a field is not worth a query."""
+    if all(key.meta.is_column() for key in keys):
+        return [tickets[key.meta.output_name()].to_list() for key in keys]
+    named = [key.alias(str(i)) for i, key in enumerate(keys)]
+    return [column.to_list() for column in _columns(tickets, named).values()]
+
+
+def _texts(parts: list[list[str | None]]) -> list[str | None]:
+    """The parts of a key in one text; None where one of them is missing."""
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        None if None in row else KEY_SEPARATOR.join(cast("tuple[str, ...]", row))
+        for row in zip(*parts, strict=True)
+    ]
 
 
 def _columns(frame: pl.DataFrame, expressions: Iterable[pl.Expr]) -> dict[str, pl.Series]:
