@@ -22,7 +22,7 @@ from tiebreak.decisions.soundness import flaw
 from tiebreak.errors import IntegrityFailure, NotFound, TiebreakError
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
-from tiebreak.store.admission import Admission, Admitted, admit
+from tiebreak.store.admission import BEGIN, Admission, Admitted, admit
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.revisions import Existing, RevisionConflict
@@ -83,7 +83,7 @@ class Serving:
 
     async def admit(self, active: Active, batch: Batch) -> Admission:
         """Admit a batch in one short transaction."""
-        async with self._admission_lane.unit() as unit:
+        async with self._admission_lane.unit(begin=BEGIN) as unit:
             return await admit(
                 unit,
                 active.release.workflow,
