@@ -172,7 +172,7 @@ def _binary(operator: str, left: Pair, right: Pair) -> Pair:
     operands = f"[{{'l': {left.duck}, 'r': {right.duck}}}]"
     return Pair(
         f"({left.ours} {operator} {right.ours})",
-        f"(list_transform({operands}, lambda s: s.l {operator} s.r)[1])",
+        f"(list_transform({operands}, lambda it: it.l {operator} it.r)[1])",
     )
 
 
