@@ -122,11 +122,12 @@ async def _batch(
     columns = {f"kind{i}": keys[i * TICKETS : (i + 1) * TICKETS] for i in range(KINDS)}
     begun = time.perf_counter()
     question = Question.of(tick.plan, columns)
-    assert await starts.read(cast(Connection, conn), tick.workflow, question, tick.at)
-    question = question.now()
+    begins = await starts.read(cast(Connection, conn), tick.workflow, question, tick.at)
+    assert begins is not None
+    question = question.but(begins.totals)
     row = await conn.fetchrow(_PROBE, tick.workflow, 1, tick.at, *question.arguments())
     assert row is not None
-    assert starts.known(tick, question.known(tick, dict(row))) is not None
+    assert begins.complete(tick, question.known(tick, dict(row))) is not None
     return time.perf_counter() - begun
 
 

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +36,7 @@ class Load:
     seconds: float
     warmup_seconds: float = 2.0
     id_prefix: str = "bench"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     requests_per_second: float = 0.0  # at random moments; 0: whenever an answer has come
     policies_file: str = ""  # keeps when the last answer by each policy came, in Unix seconds
 
@@ -124,26 +124,53 @@ class Requests:
         return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
 
 
-class Client(asyncio.Protocol):
-    """One connection: the next request goes out when the answer to the last one is whole.
+class Moments:
+    """Random moments at a rate, at which tickets come, and the connections that are free.
 
-    At a rate it goes out at its own moment; when that has passed, at once, and the wait counts.
+    A ticket goes out on the connection that is free for the longest; while none is, it waits, and
+    its wait counts.
     """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._due = time.perf_counter()
+        self._waiting: deque[float] = deque()
+        self._free: deque[Client] = deque()
+
+    async def come(self, until: float) -> None:
+        """Send a ticket at each moment."""
+        while self._due < until:
+            self._due += random.expovariate(self._rate)
+            await asyncio.sleep(max(self._due - time.perf_counter(), 0))
+            if self._free:
+                self._free.popleft().send(self._due)
+            else:
+                self._waiting.append(self._due)
+
+    def give(self, client: Client) -> None:
+        """Let a connection that is free send the ticket that waits, or the next."""
+        if self._waiting:
+            client.send(self._waiting.popleft())
+        else:
+            self._free.append(client)
+
+
+class Client(asyncio.Protocol):
+    """One connection, which sends when the answer to the last request is whole, or at `moments`."""
 
     def __init__(
         self,
         requests: Requests,
         tally: Tally,
         done: asyncio.Future[None],
-        rate: float,
+        moments: Moments | None,
         policies: Policies | None,
     ) -> None:
         self._requests = requests
         self._tally = tally
         self._policies = policies
         self._done = done
-        self._rate = rate
-        self._due = time.perf_counter()
+        self._moments = moments
         self._buffer = b""
         self._needed = 0
         self._sent = 0.0
@@ -177,15 +204,14 @@ class Client(asyncio.Protocol):
             self._transport.close()
 
     def _next(self) -> None:
-        now = self._sent = time.perf_counter()
-        if self._rate:
-            self._sent = self._due = self._due + random.expovariate(self._rate)
-        if self._sent > now:
-            asyncio.get_running_loop().call_later(self._sent - now, self._send)
+        if self._moments is None:
+            self.send(time.perf_counter())
         else:
-            self._send()
+            self._moments.give(self)
 
-    def _send(self) -> None:
+    def send(self, due: float) -> None:
+        """Send the next request, whose latency counts from when it was due."""
+        self._sent = due
         if not self._transport.is_closing():
             self._transport.write(self._requests.next())
 
@@ -201,15 +227,22 @@ async def _send_all(load: Load) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     requests, tally = Requests(load), Tally(load)
     ends: list[asyncio.Future[None]] = []
-    rate = load.requests_per_second / load.connections
+    moments = Moments(load.requests_per_second) if load.requests_per_second else None
     policies = Policies(Path(load.policies_file)) if load.policies_file else None
     keeping = None if policies is None else asyncio.create_task(policies.keep())
     for _ in range(load.connections):
         done: asyncio.Future[None] = loop.create_future()
         ends.append(done)
         await loop.create_connection(
-            lambda done=done: Client(requests, tally, done, rate, policies), "127.0.0.1", load.port
+            lambda done=done: Client(requests, tally, done, moments, policies),
+            "127.0.0.1",
+            load.port,
         )
+    if moments is not None:
+        await moments.come(tally.until)
+        for end in ends:
+            if not end.done():
+                end.set_result(None)
     await asyncio.gather(*ends)
     if keeping is not None:
         keeping.cancel()

@@ -391,3 +391,33 @@ async def test_an_erasure_sees_what_was_decided_while_it_waited(place: Place) ->
         await commit.commit(unit, rows)
     assert await erasing == 3
     assert (await place.report()).is_intact
+
+
+async def test_recovery_decides_what_is_left_and_notes_how_far_nothing_is(place: Place) -> None:
+    serving, active = place.service._serving, place.service.active.get("repairs")
+    assert serving is not None
+    admitted = [
+        (await serving.admit(active, [Pending(submission(ticket_id), "ann")])).as_of
+        for ticket_id in ("a", "b", "c")
+    ]
+    pool = place.service.db.pool
+
+    async def clock() -> datetime:
+        return await pool.fetchval("SELECT decided_through FROM workflow_clocks")
+
+    assert await serving.recover("repairs", through=admitted[0]) == 1
+    assert await clock() == admitted[0]
+    assert await serving.recover("repairs", through=datetime.now(UTC), limit=1) == 1
+    assert await clock() == admitted[0]  # there may be more
+    assert await serving.recover("repairs", through=datetime.now(UTC)) == 1
+    assert await clock() == admitted[2]
+    assert (await place.report()).is_intact
+
+
+async def test_recovery_notes_no_moment_after_the_newest_ticket(place: Place) -> None:
+    serving = place.service._serving
+    assert serving is not None
+    (told,) = await place.decide("a")
+    await serving.recover("repairs", through=datetime.now(UTC) + timedelta(days=1))
+    clock = await place.service.db.pool.fetchval("SELECT decided_through FROM workflow_clocks")
+    assert clock == told["as_of"]

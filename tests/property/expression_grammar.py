@@ -168,8 +168,11 @@ def _finite(pair_ours: str, duck: str) -> Pair:
 
 
 def _binary(operator: str, left: Pair, right: Pair) -> Pair:
+    """DuckDB looks at both operands, also where one is NULL in all rows: a struct holds them."""
+    operands = f"[{{'l': {left.duck}, 'r': {right.duck}}}]"
     return Pair(
-        f"({left.ours} {operator} {right.ours})", f"(({left.duck}) {operator} ({right.duck}))"
+        f"({left.ours} {operator} {right.ours})",
+        f"(list_transform({operands}, lambda it: it.l {operator} it.r)[1])",
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.databases import DatabaseUrls
@@ -20,6 +21,7 @@ from tiebreak.core.history import HistoryPlan
 from tiebreak.core.tickets import ticket_schema
 from tiebreak.core.totals import Slot
 from tiebreak.settings import Keyring
+from tiebreak.store import starts
 from tiebreak.store.admission import Admitted
 from tiebreak.store.database import Database
 from tiebreak.store.outcomes import Recorded
@@ -206,10 +208,16 @@ def check(plan: HistoryPlan, context: dict[str, int]) -> None:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(steps=st.lists(STEP, max_size=10))
+@given(steps=st.lists(STEP, max_size=10), few=st.sampled_from([0, 2, starts.FEW]))
 def test_context_equals_brute_force_over_raw_events(
-    database_urls: DatabaseUrls, keyring: Keyring, steps: list[Any]
+    database_urls: DatabaseUrls,
+    keyring: Keyring,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[Any],
+    few: int,
 ) -> None:
+    """However much of it is read ahead of the lock, and however much under it."""
+    monkeypatch.setattr(starts, "FEW", few)
     asyncio.run(live(database_urls.app, keyring, steps))
 
 
@@ -227,11 +235,16 @@ GAPS_DAYS = [
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(seed=st.integers(0, 2**32))
+@given(seed=st.integers(0, 2**32), few=st.sampled_from([0, 2]))
 def test_what_is_read_ahead_of_the_lock_holds_however_time_goes(
-    database_urls: DatabaseUrls, keyring: Keyring, seed: int
+    database_urls: DatabaseUrls,
+    keyring: Keyring,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    few: int,
 ) -> None:
     """New tickets alone, in a long row: nearly all windows begin with totals read before."""
+    monkeypatch.setattr(starts, "FEW", few)
     chance = random.Random(seed)
     steps = [
         (

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
 import orjson
 from sqlalchemy import DateTime, Double, LargeBinary, Table, Uuid
@@ -76,12 +77,13 @@ def canonical(table: Table, row: Mapping[str, object]) -> bytes:
     leaves old leaves as they are. Floats are written as their bits, bytes as hex, times as
     microseconds.
     """
-    encoded: dict[str, object] = {}
-    for name, encode in _encoders(table):
-        value = row.get(name)
-        if value is not None:
-            encoded[name] = value if encode is None else encode(value)
-    return orjson.dumps([str(table.name), encoded])
+    name_of_table, encoders = _encoders(table)
+    encoded = {
+        name: value if encode is None else encode(value)
+        for name, encode in encoders
+        if (value := row.get(name)) is not None
+    }
+    return orjson.dumps([name_of_table, encoded])
 
 
 def leaf(table: Table, row: Mapping[str, object], salt: bytes) -> bytes:
@@ -101,33 +103,26 @@ def sealed_columns(table: Table) -> tuple[str, ...]:
 
 
 @cache
-def _encoders(table: Table) -> tuple[tuple[str, Callable[[object], object] | None], ...]:
-    return tuple((name, _encoder(table, name)) for name in sealed_columns(table))
+def _encoders(table: Table) -> tuple[str, tuple[tuple[str, _Encoder | None], ...]]:
+    columns = tuple((name, _encoder(table, name)) for name in sealed_columns(table))
+    return str(table.name), columns
 
 
-def _encoder(table: Table, column: str) -> Callable[[object], object] | None:
+def _encoder(table: Table, column: str) -> _Encoder | None:
     kind = table.columns[column].type
     if isinstance(kind, DateTime):
-        return _time
+        return micros
     if isinstance(kind, Double):
         return _bits
     if isinstance(kind, LargeBinary):
-        return _hex
+        return bytes.hex
     if isinstance(kind, Uuid):
         return str
     return None
 
 
-def _time(value: object) -> int:
-    assert isinstance(value, datetime)
-    return micros(value)
-
-
-def _bits(value: object) -> str:
-    assert isinstance(value, float | int)
+def _bits(value: float) -> str:
     return struct.pack(">d", value).hex()
 
 
-def _hex(value: object) -> str:
-    assert isinstance(value, bytes)
-    return value.hex()
+_Encoder = Callable[[Any], object]

@@ -92,21 +92,20 @@ def arbitrate(
     is_high = band >= review_from
     is_sample = ticket_hash <= np.int64(round(knobs.audit_share * HASHES) - 1)
 
-    reason = np.select(
-        [rules.escalates, is_apart, is_uncertain, is_high, is_sample],
-        [
-            RouteReason.ESCALATED,
-            RouteReason.DISTANCE,
-            RouteReason.UNCERTAIN,
-            RouteReason.HIGH_BAND,
-            RouteReason.AUDIT_SAMPLE,
-        ],
-        RouteReason.AGREED,
-    ).astype(np.int8)
+    applies = {
+        RouteReason.AUDIT_SAMPLE: is_sample,
+        RouteReason.HIGH_BAND: is_high,
+        RouteReason.UNCERTAIN: is_uncertain,
+        RouteReason.DISTANCE: is_apart,
+        RouteReason.ESCALATED: rules.escalates,
+    }
+    reason = np.full(band.shape, RouteReason.AGREED, dtype=np.int8)
+    for each, where in applies.items():
+        reason[where] = each
     tie_route = Route.TIEBREAK if has_tiebreak else Route.REVIEW
-    route = np.select(
-        [is_tie, reason != RouteReason.AGREED], [tie_route, Route.REVIEW], Route.AUTO
-    ).astype(np.int8)
+    route = np.full(band.shape, Route.AUTO, dtype=np.int8)
+    route[reason != RouteReason.AGREED] = Route.REVIEW
+    route[is_tie] = tie_route
     is_certain_review = (is_high & ~is_tie) | (is_tie & (tie_route is Route.REVIEW))
     review_probability = np.where(is_certain_review, 1.0, np.where(is_tie, 0.0, knobs.audit_share))
     return Arbitration(band, route, reason, is_tie, review_probability)

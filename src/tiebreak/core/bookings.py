@@ -6,15 +6,17 @@ its own expressions, over its own fields.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import cast
 
 import numpy as np
 import polars as pl
 
-from tiebreak.core.expressions import Type, compile_expression
+from tiebreak.core.expressions import Expression, Type, compile_expression
 from tiebreak.core.scopes import entity_key, event_scope
 from tiebreak.core.tickets import COLUMN_TYPES
-from tiebreak.core.totals import EMPTY, Flags, HistoryOverflow, Ints, Slot
+from tiebreak.core.totals import Flags, HistoryOverflow, Ints, Slot, initial
 from tiebreak.core.workflow import EventKind, Workflow
 
 KEY_SEPARATOR = "\x1f"
@@ -32,12 +34,19 @@ class Strand:
         self.workflow = workflow
         self.slots = {name: of_entity for name, of_entity in slots.items() if of_entity}
         self._keys = {
-            entity.name: pl.concat_str(
-                [key.value.cast(pl.String) for key in entity_key(workflow, entity)],
-                separator=KEY_SEPARATOR,
-            )
+            entity.name: [_text(key) for key in entity_key(workflow, entity)]
             for entity in workflow.entities
             if entity.name in self.slots
+        }
+        self._nothing = {name: initial(of_entity) for name, of_entity in self.slots.items()}
+        self._booked = {
+            kind: [
+                (name, position, slot)
+                for name, of_entity in self.slots.items()
+                for position, slot in enumerate(of_entity)
+                if slot.on is kind
+            ]
+            for kind in EventKind
         }
         self._measures = {kind: self._measured_by(kind) for kind in EventKind}
         fields = (*workflow.outcome_fields, *(f for f in workflow.fields if not f.after))
@@ -57,18 +66,20 @@ class Strand:
         """What has to be evaluated of an event of this kind, for all slots at once."""
         scope, found = event_scope(self.workflow, on), dict[str, pl.Expr]()
         numeric = frozenset({Type.INTEGER, Type.NUMBER, Type.BOOLEAN})
-        for slot in (slot for slots in self.slots.values() for slot in slots if slot.on is on):
+        for _, _, slot in self._booked[on]:
             if slot.where is not None:
                 condition = compile_expression(slot.where, scope, expect=frozenset({Type.BOOLEAN}))
-                found[_where(slot)] = condition.value.fill_null(value=False)
+                applies = condition.value.fill_null(value=False)
+                found[_where(slot)] = applies.alias(_where(slot))
             if slot.value not in ("1", "known_at"):
-                found[_value(slot)] = compile_expression(slot.value, scope, expect=numeric).value
+                value = compile_expression(slot.value, scope, expect=numeric).value
+                found[_value(slot)] = value.alias(_value(slot))
         return found
 
     def field_names(self) -> frozenset[str]:
         """The fields of tickets and outcomes that the expressions read."""
         measures = (e for by_name in self._measures.values() for e in by_name.values())
-        read = [*self._keys.values(), *measures]
+        read = [*chain.from_iterable(self._keys.values()), *measures]
         return frozenset(name for expression in read for name in expression.meta.root_names())
 
     def fitted(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -82,23 +93,22 @@ class Strand:
 
     def entity_texts(self, tickets: pl.DataFrame) -> dict[str, list[str | None]]:
         """The text that identifies each entity of each ticket; None where the ticket has none."""
-        return {name: column.to_list() for name, column in _columns(tickets, self._keys).items()}
+        return {name: _texts(_parts(tickets, keys)) for name, keys in self._keys.items()}
 
     def deltas(
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
     ) -> dict[str, Ints]:
         """As `Bookings.deltas`, for the slots of this strand."""
-        measured = _columns(events, self._measures[on])
-        deltas: dict[str, Ints] = {}
-        for name, slots in self.slots.items():
-            deltas[name] = np.empty((events.height, len(slots)), dtype=np.int64)
-            for position, slot in enumerate(slots):
-                nothing = 0 if slot.how == "sum" else EMPTY
-                deltas[name][:, position] = nothing
-                if slot.on is on:
-                    value, applies = _measured(slot, measured, known_at)
-                    applies = applies & is_first if slot.counts == "first" else applies
-                    np.copyto(deltas[name][:, position], value, where=applies)
+        measured = _columns(events, self._measures[on].values()) if self._measures[on] else {}
+        deltas = {
+            name: nothing[np.newaxis].repeat(events.height, axis=0)
+            for name, nothing in self._nothing.items()
+        }
+        for name, position, slot in self._booked[on]:
+            value, applies = _measured(slot, measured, known_at)
+            if slot.counts == "first":
+                applies = applies & is_first
+            np.copyto(deltas[name][:, position], value, where=applies)
         return deltas
 
 
@@ -150,23 +160,44 @@ class Bookings:
         }
 
 
-def _columns(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
+def _text(key: Expression) -> pl.Expr:
+    return key.value if key.type is Type.TEXT else key.value.cast(pl.String)
+
+
+def _parts(tickets: pl.DataFrame, keys: Sequence[pl.Expr]) -> list[list[str | None]]:
+    """The parts of a key as columns of texts; what merely names a field is not worth a query."""
+    if all(key.meta.is_column() for key in keys):
+        return [tickets[key.meta.output_name()].to_list() for key in keys]
+    named = [key.alias(str(i)) for i, key in enumerate(keys)]
+    return [column.to_list() for column in _columns(tickets, named).values()]
+
+
+def _texts(parts: list[list[str | None]]) -> list[str | None]:
+    """The parts of a key in one text; None where one of them is missing."""
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        None if None in row else KEY_SEPARATOR.join(cast("tuple[str, ...]", row))
+        for row in zip(*parts, strict=True)
+    ]
+
+
+def _columns(frame: pl.DataFrame, expressions: Iterable[pl.Expr]) -> dict[str, pl.Series]:
     """The expressions as columns as long as the frame, constants too."""
-    found = frame.select_seq(e.alias(name) for name, e in expressions.items()).get_columns()
-    height = frame.height
+    found, height = frame.select_seq(expressions).get_columns(), frame.height
     return {
         s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found
     }
 
 
-def _measured(slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints) -> tuple[Ints, Flags]:
+def _measured(
+    slot: Slot, measured: Mapping[str, pl.Series], known_at: Ints
+) -> tuple[Ints | int, Flags | np.bool_]:
     """The value of each event for a slot, and whether the event counts there at all."""
     where = measured.get(_where(slot))
-    applies = np.ones(known_at.shape, dtype=np.bool_)
-    if where is not None:
-        applies = where.to_numpy()
+    applies = np.True_ if where is None else where.to_numpy()
     if slot.value == "1":
-        return np.ones(known_at.shape, dtype=np.int64), applies
+        return 1, applies
     if slot.value == "known_at":
         return known_at, applies
     value, is_known = _fixed_point(measured[_value(slot)], slot.scale)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import orjson
 import polars as pl
 
 from tiebreak.core.expressions import Expression, Scope, Symbol, Type, compile_expression
+from tiebreak.core.expressions.prepared import Prepared
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.scopes import ticket_scope
 from tiebreak.core.workflow import FeatureKind, HistoryFeature, RowFeature, Workflow
@@ -46,22 +48,15 @@ class FeaturePlan:
         self.names = tuple(feature.name for feature in workflow.features)
         base = ticket_scope(workflow)
         symbols = {**base.symbols, **self.history.feature_symbols()}
-        self._stages: list[list[pl.Expr]] = [self.history.feature_columns()]
-        self._failable: list[str] = []
-        stage_of = dict.fromkeys(self.history.feature_symbols(), 0)
+        self.values = self.history.feature_columns()
+        self._errors: list[pl.Expr] = []
         for feature in workflow.features:
             if isinstance(feature, HistoryFeature):
                 continue
             row = _compile(feature, Scope(symbols, workflow.calendar))
-            needs = [stage_of[name] for name in row.names if name in stage_of]
-            stage_of[feature.name] = stage = max(needs, default=-1) + 1
-            if stage == len(self._stages):
-                self._stages.append([])
-            self._stages[stage].append(row.value.alias(feature.name))
+            self.values.append(row.value.alias(feature.name))
             if row.error is not None:
-                where = f"features.{feature.name}"
-                self._stages[stage].append(row.error.alias(where))
-                self._failable.append(where)
+                self._errors.append(row.error.alias(f"features.{feature.name}"))
             symbols[feature.name] = Symbol(row.type)
         self.scope = Scope(symbols, workflow.calendar)
 
@@ -80,11 +75,14 @@ class FeaturePlan:
                 for name in self.history.context_columns
             ]
         )
-        for stage in self._stages:
-            if stage:
-                frame = frame.with_columns_seq(stage)
-        errors = [frame.drop_in_place(where) for where in self._failable]
-        return frame, row_errors(errors, frame.height)
+        made = self._prepared.evaluate(frame)
+        count = len(self.values)
+        return frame.hstack(made[:count]), row_errors(made[count:], frame.height)
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        given = dict.fromkeys(self.history.context_columns, pl.Int64())
+        return Prepared(self.values + self._errors, ticket_scope(self.workflow).schema | given)
 
     def definitions(self) -> dict[str, str]:
         """What each feature means, as canonical JSON: equal text, equal values."""

@@ -14,7 +14,7 @@ import polars as pl
 from tiebreak.core.bookings import Bookings, Strand
 from tiebreak.core.expressions import Symbol
 from tiebreak.core.readings import Probe, Reading, feature_column, feature_type, readings_of
-from tiebreak.core.totals import EMPTY, Flags, Ints, Slot
+from tiebreak.core.totals import EMPTY, Flags, Ints, Slot, initial
 from tiebreak.core.workflow import EventKind, Workflow
 
 
@@ -37,22 +37,23 @@ class HistoryPlan:
         own = {name: tuple(slots.values()) for name, slots in by_entity.items() if slots}
         self.bookings = Bookings(Strand(workflow, own), *others)
         self.slots = self.bookings.slots
+        # By entity, the totals of one about which nothing is known, shape (1, slots).
+        self.initial = {name: initial(slots)[np.newaxis] for name, slots in self.slots.items()}
         self.probes = self._probes()
         self.windows = tuple(probe for probe in self.probes if probe.window_us is not None)
         positions = {slot.id: i for slots in self.slots.values() for i, slot in enumerate(slots)}
-        cut = {
-            column: (column, slot, positions[slot.id], reading.window_us)
-            for reading in (*self.readings, *self.also)
-            for slot, column in zip(reading.slots, reading.columns, strict=True)
-        }
-        self._context = tuple(cut.values())
-        self.context_columns = tuple(cut)
-        self.context_probes = {
-            column: (Probe(slot.entity, None),)
-            if window_us is None or slot.how == "last"
-            else (Probe(slot.entity, None), Probe(slot.entity, window_us))
-            for column, slot, _, window_us in self._context
-        }
+        self.context_probes: dict[str, tuple[Probe, ...]] = {}
+        self._cut: dict[tuple[Probe, ...], dict[str, tuple[int, bool]]] = {}
+        for reading in (*self.readings, *self.also):
+            for slot, column in zip(reading.slots, reading.columns, strict=True):
+                is_last = slot.how == "last"
+                window_us = None if is_last else reading.window_us
+                probes = (Probe(slot.entity, None),)
+                if window_us is not None:
+                    probes = (*probes, Probe(slot.entity, window_us))
+                self.context_probes[column] = probes
+                self._cut.setdefault(probes, {})[column] = (positions[slot.id], is_last)
+        self.context_columns = tuple(self.context_probes)
 
     def _probes(self) -> tuple[Probe, ...]:
         given = (*self.readings, *self.also)
@@ -115,15 +116,14 @@ class HistoryPlan:
         ticket has the entity at all.
         """
         columns: dict[str, tuple[Ints, Flags]] = {}
-        for column, slot, position, window_us in self._context:
-            totals_now, is_known = totals[Probe(slot.entity, None)]
-            value = totals_now[:, position]
-            if slot.how == "last":
-                is_known = is_known & (value != EMPTY)
-            elif window_us is not None:
-                value = value - totals[Probe(slot.entity, window_us)][0][:, position]
-            columns[column] = (value, is_known)
-        return columns
+        for (now, *begin), cut in self._cut.items():
+            values, is_known = totals[now]
+            if begin:
+                values = values - totals[begin[0]][0]
+            for column, (position, is_last) in cut.items():
+                value = values[:, position]
+                columns[column] = (value, is_known & (value != EMPTY) if is_last else is_known)
+        return {column: columns[column] for column in self.context_columns}
 
     def context(self, as_of: Ints, totals: Mapping[Probe, tuple[Ints, Flags]]) -> pl.DataFrame:
         """The context columns, Int64, null where a ticket lacks the entity or nothing is known.

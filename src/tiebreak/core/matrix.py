@@ -56,11 +56,6 @@ class FeatureSpec:
         return self.column or self.name
 
     @cached_property
-    def number(self) -> pl.Expr:
-        """The feature as a number, as numpy takes it."""
-        return pl.col(self.reads).cast(pl.Float64).alias(self.name)
-
-    @cached_property
     def codes(self) -> dict[str | None, float]:
         """Each known value's code, and that of null."""
         if self.encoding is not None:
@@ -93,22 +88,29 @@ class FeatureSpec:
 
 def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
     """The features (n, f) of the rows of `frame`, C-ordered; FeatureColumnMissing."""
-    present = set(frame.columns)
+    present = dict(zip(frame.columns, frame.get_columns(), strict=True))
     absent = [spec.reads for spec in features if spec.reads not in present]
     if absent:
         raise FeatureColumnMissing(features=absent)
-    out = np.empty((frame.height, len(features)), dtype=np.float32)
-    numbers = [place for place, spec in enumerate(features) if spec.kind == "number"]
-    if numbers:
-        values = frame.select_seq([features[place].number for place in numbers]).to_numpy()
-        out[:, numbers] = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX)
+    values = np.empty((len(features), frame.height), dtype=np.float64)
     for place, spec in enumerate(features):
-        if spec.kind == "category":
-            out[:, place] = _codes(spec, frame.get_column(spec.reads))
-        elif spec.kind == "text":
-            assert spec.text is not None
-            out[:, place] = spec.text.scores(frame.get_column(spec.reads))
+        values[place] = _values(spec, present[spec.reads])
+    out = np.empty((frame.height, len(features)), dtype=np.float32)
+    np.clip(values.T, -_FLOAT32_MAX, _FLOAT32_MAX, out=out, casting="same_kind")
     return out
+
+
+def _values(spec: FeatureSpec, column: pl.Series) -> NDArray[np.float64] | list[float]:
+    """The feature of each row, (n,)."""
+    match spec.kind:
+        case "number":
+            is_float = column.dtype == pl.Float64
+            return (column if is_float else column.cast(pl.Float64)).to_numpy()
+        case "category":
+            return _codes(spec, column)
+        case "text":
+            assert spec.text is not None
+            return spec.text.scores(column)
 
 
 def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:

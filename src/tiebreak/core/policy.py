@@ -84,7 +84,7 @@ class Policy:
             tiebreak_version=tiebreak_version,
             history_generation=history_generation,
         )
-        plan = RulesPlan(rules, features.scope, workflow.knobs.points)
+        plan = RulesPlan(rules, features, workflow.knobs.points)
         return cls(parts, workflow, rules, model, features, plan)
 
     @cached_property

@@ -116,7 +116,7 @@ def feature_column(reading: Reading) -> pl.Expr:
         case "rate":
             return pl.when(rest[0] > 0).then(_ratio(first, rest[0]))
         case "time_since":
-            since = pl.col("as_of").dt.epoch("us") - first
+            since = pl.col("as_of").cast(pl.Int64) - first
             limit = reading.window_us
             seconds = _ratio(since, pl.lit(MICROSECONDS_A_SECOND))
             return seconds if limit is None else pl.when(since <= limit).then(seconds)

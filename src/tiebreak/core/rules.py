@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tiebreak.core.bands import Band
-from tiebreak.core.expressions import Expression, Scope, Type, compile_expression
-from tiebreak.core.features import RowError, row_errors
+from tiebreak.core.expressions import Expression, Type, compile_expression
+from tiebreak.core.expressions.prepared import Prepared
+from tiebreak.core.features import FeaturePlan, RowError, row_errors
 from tiebreak.core.workflow import Cuts, Rule, RuleSet
 
 NO_FLOOR = np.int8(Band.LOW)
@@ -44,11 +46,13 @@ def cut(
 class RulesPlan:
     """The compiled rules. Raises `ExpressionError` when a condition is mistaken."""
 
-    def __init__(self, rules: RuleSet, scope: Scope, cuts: Cuts) -> None:
+    def __init__(self, rules: RuleSet, features: FeaturePlan, cuts: Cuts) -> None:
         self.rules = rules.rules
         self._cuts = (cuts.medium, cuts.high, cuts.critical)
         boolean = frozenset({Type.BOOLEAN})
-        self._conditions = [compile_expression(r.when, scope, expect=boolean) for r in self.rules]
+        self._conditions = [
+            compile_expression(r.when, features.scope, expect=boolean) for r in self.rules
+        ]
         self._fires = [
             _in_force(rule, condition).fill_null(value=False).alias(rule.id)
             for rule, condition in zip(self.rules, self._conditions, strict=True)
@@ -58,7 +62,7 @@ class RulesPlan:
             for rule, condition in zip(self.rules, self._conditions, strict=True)
             if condition.error is not None
         ]
-        self._failable = [error.meta.output_name() for error in self._errors]
+        self._features = features
         self._points = np.array([rule.points for rule in self.rules], dtype=np.int64)
         self._floor, self._ceiling = self._bound("floor"), self._bound("ceiling")
         self._hard_floor = self._bound("floor", is_hard=True)
@@ -68,7 +72,7 @@ class RulesPlan:
     def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
         """The verdict on every row of a frame that holds fields, `as_of` and features."""
         fired, errors = self._evaluated(frame)
-        points = np.where(fired, self._points, 0).sum(axis=1, dtype=np.int64)
+        points = fired @ self._points
         ceiling = _lowest(fired, self._ceiling)
         band = np.maximum(
             np.minimum(cut(points, self._cuts), ceiling), _highest(fired, self._floor)
@@ -109,13 +113,17 @@ class RulesPlan:
 
     def _evaluated(self, frame: pl.DataFrame) -> tuple[NDArray[np.bool_], list[RowError]]:
         """Which rules fire, (n, rules), and what could not be evaluated."""
-        if not self._fires:
-            return np.zeros((frame.height, 0), dtype=np.bool_), []
-        evaluated = frame.select_seq(self._fires + self._errors)
-        errors = [evaluated.drop_in_place(name) for name in self._failable]
-        fired = evaluated.to_numpy()
-        shape = (frame.height, len(self._fires))  # constants alone make one row
-        return np.broadcast_to(fired, shape), row_errors(errors, frame.height)
+        made = self._prepared.evaluate(frame)
+        fired = np.empty((frame.height, len(self._fires)), dtype=np.bool_)
+        for number in range(len(self._fires)):
+            fired[:, number] = made[number].to_numpy()
+        return fired, row_errors(made[len(self._fires) :], frame.height)
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return Prepared(
+            self._fires + self._errors, self._features.scope.schema, held=self._features.values
+        )
 
     def _bound(self, effect: str, *, is_hard: bool = False) -> Bound:
         """The rules of this effect and their bands."""

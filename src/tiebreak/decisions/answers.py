@@ -67,10 +67,10 @@ def _model(row: Mapping[str, Any], feature_names: Sequence[str] | None) -> Answe
     }
     if feature_names is not None:
         contributions = contributions_of(row)
-        largest = np.argsort(-np.abs(contributions), kind="stable")[:TOP_CONTRIBUTIONS]
+        largest = (-abs(contributions)).argsort(kind="stable")[:TOP_CONTRIBUTIONS]
         verdict["top_contributions"] = [
-            {"feature": feature_names[i], "contribution": float(contributions[i])}
-            for i in largest.tolist()
+            {"feature": feature_names[i], "contribution": value}
+            for i, value in zip(largest.tolist(), contributions[largest].tolist(), strict=True)
         ]
     return verdict
 

@@ -119,9 +119,9 @@ class DecisionService:
         `DatabaseUnavailable`, and `TimeoutError` when it takes longer; the ticket may be decided
         all the same.
         """
+        active = self._get(workflow)
         pending = Pending(submission, actor)
-        time = self._get(workflow).policy.workflow.time
-        _check_opened(time, submission, pending.received_at)
+        _check_opened(active.policy.workflow.time, submission, pending.received_at)
         self._batcher(workflow).submit(pending)
         if timeout_seconds is None:
             return await pending.answer
@@ -246,7 +246,6 @@ class DecisionService:
         return self.active.get(workflow)
 
     def _batcher(self, workflow: str) -> Batcher:
-        self._get(workflow)
         batcher = self._batchers.get(workflow)
         if batcher is None:
             serving = self._serving

@@ -22,7 +22,7 @@ from tiebreak.decisions.soundness import flaw
 from tiebreak.errors import IntegrityFailure, NotFound, TiebreakError
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
-from tiebreak.store.admission import Admission, Admitted, admit
+from tiebreak.store.admission import BEGIN, Admission, Admitted, admit
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.revisions import Existing, RevisionConflict
@@ -83,7 +83,7 @@ class Serving:
 
     async def admit(self, active: Active, batch: Batch) -> Admission:
         """Admit a batch in one short transaction."""
-        async with self._admission_lane.unit() as unit:
+        async with self._admission_lane.unit(begin=BEGIN) as unit:
             return await admit(
                 unit,
                 active.release.workflow,
@@ -249,15 +249,19 @@ class Serving:
     async def recover(self, workflow: str, *, through: datetime, limit: int = 512) -> int:
         """Decide tickets that were admitted up to this `as_of` and never decided; how many."""
         active = self._active.get(workflow)
-        rows = await reading.undecided(self._db, workflow, through=through, limit=limit)
+        newest = await reading.newest_as_of(self._db, workflow)
+        if newest is None:
+            return 0
+        decided_through = min(through, newest)
+        rows = await reading.undecided(self._db, workflow, through=decided_through, limit=limit)
         tickets = [
             StoredTicket.from_row(row, active.schema) for row in rows if row["content"] is not None
         ]
         if tickets:
             await self.finish(active, tickets)
-        if len(rows) < limit:
+        if len(tickets) == len(rows) < limit:
             async with self._admission_lane.unit() as unit:
-                await commit.advance_decided_through(unit, workflow, through)
+                await commit.advance_decided_through(unit, workflow, decided_through)
         return len(tickets)
 
     def told(self, active: Active, row: Mapping[str, Any]) -> dict[str, Any]:

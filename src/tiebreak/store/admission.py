@@ -33,6 +33,9 @@ from tiebreak.store.unit import Unit
 
 Row = dict[str, Any]
 
+BEGIN = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"
+"""How the unit of a live batch begins: what it reads is small, and planning it anew costs most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -109,9 +112,9 @@ async def admit(
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
 
     question = Question.of(asked, keys)
-    is_ahead = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
-    if is_ahead:
-        question = question.now()
+    begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
+    if begins is not None:
+        question = question.but(begins.totals)
     row = await unit.conn.fetchrow(
         _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
     )
@@ -123,8 +126,8 @@ async def admit(
     known: Known | None = None
     if fresh.booked_on is fresh.keys and moment.plan is asked:
         known = question.known(moment, row)
-        if is_ahead:
-            known = starts.known(moment, known)
+        if begins is not None:
+            known = begins.complete(moment, known)
     if known is None:
         known = await read(unit.conn, moment, fresh.keys, fresh.booked_on)
     starts.follow(moment)
@@ -156,7 +159,7 @@ async def admit(
             "actor": actors[i],
             "content": submissions[i].content.decode(),
             "content_hash": content_keys[i],
-            "context": orjson.dumps(ticket.context, option=orjson.OPT_SORT_KEYS).decode(),
+            "context": orjson.dumps(ticket.context).decode(),
             "ticket_hash": ticket.ticket_hash,
         }
         for i, ticket in zip(fresh.index, tickets, strict=True)
@@ -221,12 +224,18 @@ def _book(
 
 
 def _contexts(values: Mapping[str, tuple[Ints, Flags]], count: int) -> list[dict[str, int]]:
-    """The context of each ticket; what is not known is left out."""
-    contexts: list[dict[str, int]] = [{} for _ in range(count)]
-    for name, (value, is_known) in values.items():
-        for context, number, known in zip(contexts, value.tolist(), is_known.tolist(), strict=True):
-            if known:
-                context[name] = number
+    """The context of each ticket, sorted by name; what is not known is left out."""
+    if not values:
+        return [{} for _ in range(count)]
+    names = sorted(values)
+    numbers = zip(*(values[name][0].tolist() for name in names), strict=True)
+    contexts = [dict(zip(names, row, strict=True)) for row in numbers]
+    for name, (_, flags) in values.items():
+        are_known = flags.tolist()
+        if not all(are_known):
+            for context, is_known in zip(contexts, are_known, strict=True):
+                if not is_known:
+                    del context[name]
     return contexts
 
 

@@ -42,14 +42,12 @@ async def commit(unit: Unit, rows: Sequence[Row]) -> list[Row]:
 
 
 async def advance_decided_through(unit: Unit, workflow: str, through: datetime) -> None:
-    """Note that all live tickets up to some moment not after `through` are decided.
+    """Note that all live tickets up to a moment, not after the workflow's clock, are decided.
 
-    One snapshot tells: whoever sees the clock at `last_as_of` sees every ticket up to it, as
-    tickets commit in the order of their `as_of`, under the lock of that same row.
+    Whoever sees the clock at `last_as_of` sees every ticket up to it, as tickets commit in the
+    order of their `as_of`, under the lock of that same row.
     """
-    moment = await unit.conn.fetchval(_DECIDED_THROUGH, workflow, through)
-    if moment is not None:
-        await unit.conn.execute(_ADVANCE, workflow, moment)
+    await unit.conn.execute(_ADVANCE, workflow, through)
 
 
 async def _stored(conn: Connection, rows: Sequence[Row]) -> list[Row]:
@@ -79,17 +77,6 @@ _CLAIM = """
 _STORED = """
     SELECT d.* FROM unnest($1::timestamptz[], $2::uuid[]) AS i (as_of, decision_id)
     JOIN decisions d ON d.as_of = i.as_of AND d.decision_id = i.decision_id
-"""
-
-_DECIDED_THROUGH = """
-    SELECT least($2, c.last_as_of, (
-        SELECT min(k.as_of) - interval '1 microsecond' FROM ticket_keys k
-        WHERE k.workflow = c.workflow AND k.origin = 'live' AND k.as_of > c.decided_through
-          AND NOT EXISTS (
-            SELECT FROM decision_keys d
-            WHERE d.workflow = k.workflow AND d.ticket_id = k.ticket_id
-              AND d.revision = k.revision)))
-    FROM workflow_clocks c WHERE c.workflow = $1
 """
 
 _ADVANCE = """

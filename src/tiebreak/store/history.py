@@ -6,9 +6,10 @@ first, so that `known_at` in the log, and `as_of` of tickets, only ever grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
-from tiebreak.core.totals import initial
+from tiebreak.core.totals import Flags, Ints
 from tiebreak.errors import Conflict, IntegrityFailure
 from tiebreak.store.kept import Order, booking
 from tiebreak.store.keyed import entity_key
@@ -26,8 +27,6 @@ from tiebreak.store.unit import Connection
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 EntityKeys = Mapping[str, Sequence[bytes | None]]
 
 
@@ -114,11 +113,14 @@ class Known:
 
     def of(self, keys: EntityKeys) -> dict[Probe, tuple[Ints, Flags]]:
         """The totals of these tickets' entities and whether they have the entity, by probe."""
+        at: dict[str, tuple[NDArray[np.intp], Flags]] = {}
+        for entity, rows in self.rows.items():
+            index = np.array([-1 if key is None else rows[key] for key in keys[entity]], np.intp)
+            at[entity] = (index, index >= 0)
         found: dict[Probe, tuple[Ints, Flags]] = {}
         for probe, totals in self.totals.items():
-            rows = self.rows[probe.entity]
-            index = np.array([-1 if k is None else rows[k] for k in keys[probe.entity]], np.intp)
-            found[probe] = (totals[index], index >= 0)
+            index, has = at[probe.entity]
+            found[probe] = (totals.take(index, axis=0), has)
         return found
 
 
@@ -154,9 +156,9 @@ class Question:
             plan.probes,
         )
 
-    def now(self) -> Question:
-        """What is asked about now, without the begins of windows."""
-        return replace(self, probes=[probe for probe in self.probes if probe.window_us is None])
+    def but(self, probes: Collection[Probe]) -> Question:
+        """What is asked besides these probes."""
+        return replace(self, probes=[probe for probe in self.probes if probe not in probes])
 
     def arguments(self) -> tuple[bytes, list[int], list[int], list[int]]:
         """What `history_probe` takes: all keys, and of each probe its keys and its window."""
@@ -174,20 +176,23 @@ class Question:
 
     def known(self, tick: Tick, answer: Mapping[str, Any]) -> Known:
         """What a row of `history_probe` says."""
-        probed = np.array(answer["probes"], dtype=np.intp)
-        places = np.array(answer["places"], dtype=np.intp)
+        probed: list[int] = answer["probes"]
+        places: list[int] = answer["places"]
         binary: bytes = answer["totals"]
         totals: dict[Probe, Ints] = {}
-        byte = 0
-        assert (np.diff(probed) >= 0).all()  # one probe after the other, as they were asked
+        first = byte = 0
+        assert probed == sorted(probed)  # one probe after the other, as they were asked
         for number, probe in enumerate(self.probes, 1):
-            slots = self.plan.slots[probe.entity]
+            none = self.plan.initial[probe.entity]
             # One row more than there are keys: tickets without the entity point at the last.
-            table = np.tile(initial(slots), (len(self.rows[probe.entity]) + 1, 1))
-            found = places[probed == number]
-            end = byte + len(found) * row_bytes(len(slots))
-            table[found] = integers(binary[byte:end], len(slots))[:, tick.order[probe.entity]]
-            totals[probe], byte = table, end
+            table = none.repeat(len(self.rows[probe.entity]) + 1, axis=0)
+            found = places[first : first + probed.count(number)]
+            end = byte + len(found) * row_bytes(none.size)
+            if found:
+                stored = integers(binary[byte:end], none.size)
+                table[found] = stored.take(tick.order[probe.entity], axis=1)
+            totals[probe] = table
+            first, byte = first + len(found), end
         return Known(self.plan, self.rows, totals)
 
 
@@ -223,16 +228,21 @@ def integers(binary: bytes, width: int) -> Ints:
     """Rows of int8 arrays, each in Postgres' binary form, as (rows, width)."""
     if len(binary) % row_bytes(width):
         raise IntegrityFailure(_NOT_ITS_SLOTS)
-    element = np.dtype([("size", ">i4"), ("value", ">i8")])
-    row = np.dtype([("header", f"V{_ARRAY_HEADER_BYTES}"), ("elements", element, (width,))])
-    elements = np.frombuffer(binary, dtype=row)["elements"]
-    if not (elements["size"] == 8).all():
+    elements = np.frombuffer(binary, dtype=_row(width))["elements"]
+    if elements["size"].tobytes() != _SIZE * elements.size:
         raise IntegrityFailure(_NOT_ITS_SLOTS)
     return elements["value"].astype(np.int64)
 
 
+@cache
+def _row(width: int) -> np.dtype[np.void]:
+    element = np.dtype([("size", ">i4"), ("value", ">i8")])
+    return np.dtype([("header", f"V{_ARRAY_HEADER_BYTES}"), ("elements", element, (width,))])
+
+
 _ARRAY_HEADER_BYTES = 20
-_ELEMENT_BYTES = 12
+_SIZE = (8).to_bytes(4)  # of a value, which stands before each
+_ELEMENT_BYTES = 4 + 8
 _NOT_ITS_SLOTS = "A row of the history log does not hold its slots."
 
 _TICK = "SELECT * FROM history_tick($1, $2)"

@@ -10,10 +10,10 @@ import polars as pl
 
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
-from tiebreak.core.totals import EMPTY, HistoryOverflow, Slot, accumulate
+from tiebreak.core.totals import Flags, HistoryOverflow, Ints, accumulate
 from tiebreak.core.workflow import EventKind
 from tiebreak.store import tables
-from tiebreak.store.history import EntityKeys, Flags, Ints, Known, Tick, log_rows
+from tiebreak.store.history import EntityKeys, Known, Tick, log_rows
 from tiebreak.store.unit import Unit
 
 
@@ -67,25 +67,26 @@ class Ledger:
     def _totals(
         self, entity: str, addends: Ints, keys: Sequence[bytes | None]
     ) -> dict[bytes, Ints]:
-        slots = self.plan.slots[entity]
-        touched = [i for i in _effective(addends, slots) if keys[i] is not None]
+        # Events that change any total, of tickets that have the entity.
+        is_effective = (addends != self.plan.initial[entity]).any(axis=1).tolist()
+        touched = [i for i, key in enumerate(keys) if is_effective[i] and key is not None]
         if not touched:
             return {}
         owners = [key for i in touched if (key := keys[i]) is not None]
         rows = {key: row for row, key in enumerate(dict.fromkeys(owners))}
         start = self._now(entity, list(rows))
         owner_rows = np.array([rows[key] for key in owners], dtype=np.int64)
-        totals = accumulate(start, owner_rows, addends[touched], slots)
-        return {key: totals[i] for i, key in enumerate(owners)}
+        totals = accumulate(start, owner_rows, addends[touched], self.plan.slots[entity])
+        return dict(zip(owners, totals, strict=True))
 
     def _now(self, entity: str, keys: list[bytes]) -> Ints:
         """The totals of these entities with all that is booked already, (keys, slots)."""
-        rows = self.known.rows[entity]
-        totals = self.known.totals[Probe(entity, None)][[rows[key] for key in keys]]
-        changed = self._changed[entity]
-        for row, key in enumerate(keys):
-            if key in changed:
-                totals[row] = changed[key]
+        rows, changed = self.known.rows[entity], self._changed[entity]
+        totals = self.known.totals[Probe(entity, None)].take([rows[key] for key in keys], axis=0)
+        if changed:
+            for row, key in enumerate(keys):
+                if key in changed:
+                    totals[row] = changed[key]
         return totals
 
     def write(self, unit: Unit) -> None:
@@ -93,13 +94,7 @@ class Ledger:
         for entity, changed in self._changed.items():
             if changed:
                 times = [self.tick.at] * len(changed)
-                totals = np.stack(list(changed.values()))
+                totals = np.array(list(changed.values()))
                 unit.add(
                     tables.history_log, log_rows(self.tick, entity, list(changed), times, totals)
                 )
-
-
-def _effective(addends: Ints, slots: tuple[Slot, ...]) -> list[int]:
-    """The events that change any total."""
-    nothing = np.array([0 if slot.how == "sum" else EMPTY for slot in slots], dtype=np.int64)
-    return np.flatnonzero((addends != nothing).any(axis=1)).tolist()

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.readings import Probe
-from tiebreak.core.totals import Flags, Ints, initial
+from tiebreak.core.totals import Ints
 from tiebreak.store.history import EPOCH, Known, Question, Tick, integers, row_bytes
 from tiebreak.store.kept import Order
 from tiebreak.store.unit import Connection
@@ -25,55 +25,64 @@ from tiebreak.store.unit import Connection
 MOST_ENTITIES = 20_000  # remembered a probe; then it starts anew
 MARGIN_SHARE = 0.25  # of a window: how far ahead of its begin a look goes, so that it holds longer
 MOST_MARGIN_US = 600_000_000
+FEW = 16  # up to here one more round trip costs more than probes under the lock (measured)
 LEAD_US = 100_000  # what ends so soon is read again before the lock rather than under it
-_BEFORE_ALL = np.iinfo(np.int64).min
+_EVER = 2**63
+
+
+class _Span(NamedTuple):
+    """The row that an entity's totals stand in, and which begins of windows they hold for."""
+
+    row: int
+    after: int  # microseconds: a window that begins later than this
+    until: int  # and not later than this
+
+
+class _Held(NamedTuple):
+    """Totals of several entities, and which begins of windows all of them hold for."""
+
+    totals: Ints  # (1 + entities, slots); the last row is of no entity
+    after: int
+    until: int
 
 
 @dataclass(eq=False)
 class _Spans:
-    """What is remembered for one probe: totals an entity, and which begins they hold for."""
+    """What is remembered for one probe."""
 
-    totals: Ints  # (entities, slots), in the plan's order
-    after: Ints  # (entities,) microseconds: a window that begins later than this
-    until: Ints  # (entities,) and not later than this
-    rows: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    totals: Ints  # (1 + entities, slots), in the plan's order; the first row is of no entity
+    of: dict[bytes, _Span] = field(default_factory=dict[bytes, _Span])
 
-    @classmethod
-    def empty(cls, slots: int) -> _Spans:
-        return cls(np.empty((0, slots), np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+    def find(self, keys: Sequence[bytes], begin_us: int) -> list[_Span]:
+        """What is known of these entities for a window that begins then."""
+        return [
+            span
+            for key in keys
+            if (span := self.of.get(key)) is not None and span.after < begin_us <= span.until
+        ]
 
-    def lacking(self, keys: Sequence[bytes], begin_us: int) -> list[bytes]:
-        """The entities whose totals are not known for a window that begins then."""
-        if self.find(keys, begin_us) is not None:
-            return []
-        held = [key for key in keys if key in self.rows]
-        holds = self._hold([self.rows[key] for key in held], begin_us)
-        there = {key for key, is_so in zip(held, holds.tolist(), strict=True) if is_so}
-        return [key for key in keys if key not in there]
+    def held(self, found: Sequence[_Span]) -> _Held:
+        """The totals that stand there, and what they all hold for."""
+        return _Held(
+            self.totals.take([*(span.row for span in found), 0], axis=0),
+            max((span.after for span in found), default=-_EVER),
+            min((span.until for span in found), default=_EVER),
+        )
 
-    def learn(self, keys: Sequence[bytes], totals: Ints, after: Ints, until: Ints) -> None:
+    def learn(
+        self, keys: Sequence[bytes], totals: Ints, after: Sequence[int], until: Sequence[int]
+    ) -> None:
         """Remember what was read about these entities."""
-        if len(self.rows) + len(keys) > MOST_ENTITIES:
-            self.rows.clear()
-        for key in keys:
-            self.rows.setdefault(key, len(self.rows))
-        if len(self.rows) > len(self.after):
-            room = 2 * len(self.rows)
-            self.totals = np.resize(self.totals, (room, self.totals.shape[1]))
-            self.after, self.until = np.resize(self.after, room), np.resize(self.until, room)
-        at = [self.rows[key] for key in keys]
-        self.totals[at], self.after[at], self.until[at] = totals, after, until
-
-    def find(self, keys: Sequence[bytes], begin_us: int) -> Ints | None:
-        """The totals of these entities, (keys, slots); None when one is not known."""
-        at = [self.rows.get(key, -1) for key in keys]
-        if at and min(at) < 0:
-            return None
-        return self.totals[at] if self._hold(at, begin_us).all() else None
-
-    def _hold(self, at: list[int], begin_us: int) -> Flags:
-        """Which of these hold for a window that begins then."""
-        return (self.after[at] < begin_us) & (begin_us <= self.until[at])
+        if len(self.of) + len(keys) > MOST_ENTITIES:
+            self.of.clear()
+        rows = list[int]()
+        for key, *times in zip(keys, after, until, strict=True):
+            before = self.of.get(key)
+            rows.append(len(self.of) + 1 if before is None else before.row)
+            self.of[key] = _Span(rows[-1], *times)
+        if len(self.of) >= len(self.totals):
+            self.totals = np.resize(self.totals, (2 * len(self.of) + 1, self.totals.shape[1]))
+        self.totals[rows] = totals
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +93,25 @@ class _Memory:
     plan: HistoryPlan
     order: Order
     spans: Mapping[Probe, _Spans]
+
+
+@dataclass(frozen=True, eq=False)
+class Begins:
+    """The totals before windows of a question, and the moments for which they hold."""
+
+    generation: int
+    plan: HistoryPlan
+    totals: Mapping[Probe, Ints]  # as in `Known`
+    after_us: int  # windows that end later than this
+    until_us: int  # and not later than this
+
+    def complete(self, tick: Tick, known: Known) -> Known | None:
+        """`known` and with it these totals; None when they do not hold now."""
+        if self.generation != tick.generation or self.plan is not tick.plan:
+            return None
+        if not self.after_us < tick.at_us <= self.until_us:
+            return None
+        return Known(known.plan, known.rows, {**known.totals, **self.totals})
 
 
 class Starts:
@@ -102,47 +130,48 @@ class Starts:
             and memory.order is tick.order
         ):
             return
-        spans = {p: _Spans.empty(len(tick.plan.slots[p.entity])) for p in tick.plan.windows}
+        spans = {p: _Spans(tick.plan.initial[p.entity].copy()) for p in tick.plan.windows}
         self._of[tick.workflow] = _Memory(tick.generation, tick.plan, tick.order, spans)
 
     async def read(
         self, conn: Connection, workflow: str, question: Question, about: datetime
-    ) -> bool:
-        """Read what is not yet known of the question's windows; whether all of it is known then.
+    ) -> Begins | None:
+        """The totals before the question's windows, those read that are not yet known.
 
-        Called before the history is locked, for windows that end at about that time.
+        Called before the history is locked, for windows that end at about that time. When a few
+        are not known, they are left to be asked under the lock. None when nothing is remembered
+        of the log as it is now.
         """
         memory = self._of.get(workflow)
         if memory is None or memory.plan is not question.plan:
-            return False
-        about_us = _us(about)
-        wanted: dict[Probe, list[bytes]] = {}
-        for probe, spans in memory.spans.items():
-            begin_us = about_us - _window_us(probe) + LEAD_US
-            lacking = spans.lacking(list(question.rows[probe.entity]), begin_us)
-            if lacking:
-                wanted[probe] = lacking
-        if not wanted:
-            return True
-        row = await conn.fetchrow(_STARTS, workflow, *_arguments(wanted, about_us))
-        if row["generation"] != memory.generation:
-            return False
-        _learn(memory, wanted, about_us, row)
-        return True
-
-    def known(self, tick: Tick, known: Known) -> Known | None:
-        """`known` and with it the totals before all windows; None when they are not all known."""
-        memory = self._of.get(tick.workflow)
-        if memory is None or memory.generation != tick.generation or memory.plan is not tick.plan:
             return None
-        totals = dict(known.totals)
+        about_us = _us(about)
+        held, wanted = dict[Probe, _Held](), dict[Probe, list[bytes]]()
         for probe, spans in memory.spans.items():
-            found = spans.find(list(known.rows[probe.entity]), tick.at_us - _window_us(probe))
-            if found is None:
+            keys = list(question.rows[probe.entity])
+            begin_us = about_us - _window_us(probe) + LEAD_US
+            found = spans.find(keys, begin_us)
+            if len(found) == len(keys):
+                held[probe] = spans.held(found)
+            else:
+                wanted[probe] = [key for key in keys if not spans.find([key], begin_us)]
+        if sum(len(question.rows[probe.entity]) for probe in wanted) > FEW:
+            row = await conn.fetchrow(_STARTS, workflow, *_arguments(wanted, about_us))
+            if row["generation"] != memory.generation:
                 return None
-            none = initial(tick.plan.slots[probe.entity])
-            totals[probe] = np.concatenate([found, none[np.newaxis]])
-        return Known(known.plan, known.rows, totals)
+            _learn(memory, wanted, about_us, row)
+            for probe in wanted:
+                keys, spans = question.rows[probe.entity], memory.spans[probe]
+                if not all(key in spans.of for key in keys):
+                    return None  # too much was remembered, and some of it is forgotten
+                held[probe] = spans.held([spans.of[key] for key in keys])
+        return Begins(
+            memory.generation,
+            memory.plan,
+            {probe: each.totals for probe, each in held.items()},
+            max((each.after + _window_us(probe) for probe, each in held.items()), default=-_EVER),
+            min((each.until + _window_us(probe) for probe, each in held.items()), default=_EVER),
+        )
 
 
 def _window_us(probe: Probe) -> int:
@@ -174,25 +203,29 @@ def _learn(
     memory: _Memory, wanted: Mapping[Probe, Sequence[bytes]], about_us: int, row: Mapping[str, Any]
 ) -> None:
     """Remember what a row of `history_starts` says."""
-    probed, places = (np.array(row[name], np.intp) for name in ("probes", "places"))
-    has_row = np.array(row["has_row"], np.bool_)
-    after = np.array([_BEFORE_ALL if m is None else _us(m) for m in row["after"]], np.int64)
-    until = np.array([_us(m) for m in row["until"]], np.int64)
-    binary: bytes = row["totals"]
-    byte = 0
-    assert (np.diff(probed) >= 0).all()  # one probe after the other, as they were asked
+    probed, places, has_row = row["probes"], row["places"], row["has_row"]
+    afters, untils, binary = row["after"], row["until"], row["totals"]
+    clock_us = _us(row["clock"])
+    at = byte = 0
+    assert probed == sorted(probed)  # one probe after the other, as they were asked
     for number, (probe, keys) in enumerate(wanted.items(), 1):
-        slots = memory.plan.slots[probe.entity]
-        mine = probed == number
-        at, is_there = places[mine], has_row[mine]
-        end = byte + int(is_there.sum()) * row_bytes(len(slots))
-        totals = np.tile(initial(slots), (len(keys), 1))
-        totals[at[is_there]] = integers(binary[byte:end], len(slots))[:, memory.order[probe.entity]]
-        after_all = np.full(len(keys), _BEFORE_ALL)
-        after_all[at] = after[mine]
-        until_all = np.full(len(keys), about_us - _window_us(probe) + _margin_us(probe))
-        until_all[at] = until[mine]
-        memory.spans[probe].learn(keys, totals, after_all, np.minimum(until_all, _us(row["clock"])))
+        none = memory.plan.initial[probe.entity]
+        look_us = about_us - _window_us(probe) + _margin_us(probe)
+        after, until = [-_EVER] * len(keys), [min(look_us, clock_us)] * len(keys)
+        there = list[int]()
+        for i in range(at, at + probed.count(number)):
+            place, at = places[i], i + 1
+            until[place] = min(_us(untils[i]), clock_us)
+            if afters[i] is not None:
+                after[place] = _us(afters[i])
+            if has_row[i]:
+                there.append(place)
+        totals = none.repeat(len(keys), axis=0)
+        end = byte + len(there) * row_bytes(none.size)
+        if there:
+            stored = integers(binary[byte:end], none.size)
+            totals[there] = stored.take(memory.order[probe.entity], axis=1)
+        memory.spans[probe].learn(keys, totals, after, until)
         byte = end
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import accumulate, chain
 from typing import cast
 
-from sqlalchemy import ARRAY, Column, Table
+from sqlalchemy import ARRAY, Table
 from sqlalchemy.dialects import postgresql
 
 from tiebreak.store.unit import Connection
@@ -36,10 +36,10 @@ def are_few(writes: Writes) -> bool:
 
 async def insert(conn: Connection, writes: Writes) -> None:
     """Insert rows in one statement, which is whole or nothing; columns a row lacks become null."""
-    shapes = tuple((table, _is_uniform(table, rows)) for table, rows in writes.items())
+    shapes = tuple((table, _same_in(table, rows)) for table, rows in writes.items())
     arguments = chain.from_iterable(
-        _arguments(table, rows, is_uniform)
-        for (table, is_uniform), rows in zip(shapes, writes.values(), strict=True)
+        _arguments(table, rows, same)
+        for (table, same), rows in zip(shapes, writes.values(), strict=True)
     )
     await conn.execute(_statement(shapes), *arguments)
 
@@ -58,62 +58,71 @@ async def write(conn: Connection, writes: Writes) -> None:
         await conn.copy_records_to_table(table.name, records=records, columns=names)
 
 
-def _is_uniform(table: Table, rows: Rows) -> bool:
-    """Whether all rows are alike in the columns in which rows of one unit mostly are."""
-    for name in _alike(table):
+def _same_in(table: Table, rows: Rows) -> frozenset[str]:
+    """The columns that come as one value: all of a single row, else those that mostly are alike."""
+    if len(rows) == 1:
+        return _all_of(table)
+    alike = _alike(table)
+    for name in alike:
         values = [row.get(name) for row in rows]
         if values.count(values[0]) != len(values):
-            return False
-    return True
+            return _NONE
+    return alike
+
+
+_NONE = frozenset[str]()
+
+
+@lru_cache(maxsize=64)
+def _all_of(table: Table) -> frozenset[str]:
+    return frozenset(_names(table))
 
 
 @lru_cache(maxsize=64)
 def _alike(table: Table) -> frozenset[str]:
-    return ALIKE & frozenset(_names(table))
+    return ALIKE & _all_of(table)
 
 
 @lru_cache(maxsize=256)
-def _statement(shapes: tuple[tuple[Table, bool], ...]) -> str:
+def _statement(shapes: tuple[tuple[Table, frozenset[str]], ...]) -> str:
     """Inserts rows that come as one array a column, tables in their order.
 
-    Of a table whose rows are uniform, each column in which they are alike comes as one value.
+    With each table stand the columns that come as one value; they may be all.
     """
     number, inserts = 1, list[str]()
-    for table, is_uniform in shapes:
+    for table, same in shapes:
         arrays, names, values = list[str](), list[str](), list[str]()
-        for column in table.columns:
-            kind = _kind(column)
-            if isinstance(column.type, ARRAY):  # unnest would take all dimensions apart
-                names += [f"{column.name}_first", f"{column.name}_last"]
-                arrays += [f"${number + 1}::int[]", f"${number + 2}::int[]"]
-                slices = f"r.{column.name}_first : r.{column.name}_last"
-                values.append(f"(${number}::{kind})[{slices}]")
-                number += 3
-            elif is_uniform and column.name in ALIKE:
+        for name, kind, is_array in _columns(table):
+            if name in same:
                 values.append(f"${number}::{kind}")
                 number += 1
+            elif is_array:  # unnest would take all dimensions apart
+                names += [f"{name}_first", f"{name}_last"]
+                arrays += [f"${number + 1}::int[]", f"${number + 2}::int[]"]
+                values.append(f"(${number}::{kind})[r.{name}_first : r.{name}_last]")
+                number += 3
             else:
-                names.append(str(column.name))
+                names.append(name)
                 arrays.append(f"${number}::{kind}[]")
-                values.append(f"r.{column.name}")
+                values.append(f"r.{name}")
                 number += 1
+        source = f" FROM unnest({', '.join(arrays)}) AS r ({', '.join(names)})" if arrays else ""
         inserts.append(
-            f"INSERT INTO {table.name} ({', '.join(_names(table))}) "  # noqa: S608 - our names
-            f"SELECT {', '.join(values)} FROM unnest({', '.join(arrays)}) AS r ({', '.join(names)})"
+            f"INSERT INTO {table.name} ({', '.join(_names(table))}) "
+            f"SELECT {', '.join(values)}{source}"
         )
     *others, last = inserts
     head = ", ".join(f"w{i} AS ({insert})" for i, insert in enumerate(others))
     return f"WITH {head} {last}" if others else last
 
 
-def _arguments(table: Table, rows: Rows, is_uniform: bool) -> Iterable[object]:
-    for column in table.columns:
-        name = str(column.name)
-        if is_uniform and name in ALIKE:
+def _arguments(table: Table, rows: Rows, same: frozenset[str]) -> Iterable[object]:
+    for name, _, is_array in _columns(table):
+        if name in same:
             yield rows[0].get(name)
             continue
         values = [row.get(name) for row in rows]
-        if isinstance(column.type, ARRAY):
+        if is_array:
             arrays = cast("list[Sequence[object]]", values)
             lasts = list(accumulate(map(len, arrays)))
             yield list(chain.from_iterable(arrays))
@@ -124,9 +133,14 @@ def _arguments(table: Table, rows: Rows, is_uniform: bool) -> Iterable[object]:
 
 
 @lru_cache(maxsize=64)
+def _columns(table: Table) -> tuple[tuple[str, str, bool], ...]:
+    """Of each column its name, its type, and whether it holds arrays."""
+    return tuple(
+        (str(c.name), c.type.compile(dialect=_DIALECT), isinstance(c.type, ARRAY))
+        for c in table.columns
+    )
+
+
+@lru_cache(maxsize=64)
 def _names(table: Table) -> tuple[str, ...]:
-    return tuple(str(column.name) for column in table.columns)
-
-
-def _kind(column: Column[object]) -> str:
-    return column.type.compile(dialect=_DIALECT)
+    return tuple(name for name, _, _ in _columns(table))

@@ -66,7 +66,7 @@ async def read_snapshot(
     read = _Reader(
         db,
         plan,
-        RulesPlan(rules, plan.scope, workflow.knobs.points),
+        RulesPlan(rules, plan, workflow.knobs.points),
         ticket_schema(workflow),
         log,
         entity_secret,

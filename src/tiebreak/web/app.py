@@ -82,7 +82,7 @@ def create_app(
     draining = draining or asyncio.Event()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Site]]:
         service = await DecisionService.start(settings, keyring)
         site = Site(
             settings=settings,
@@ -101,9 +101,8 @@ def create_app(
             queue=_queue(settings),
             draining=draining,
         )
-        app.state.site = site
         try:
-            yield
+            yield {"site": site}
         finally:
             await service.drain()
             if site.queue is not None:

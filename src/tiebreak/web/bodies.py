@@ -11,13 +11,15 @@ from typing import BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tiebreak.core.bodies import MAX_PROBLEMS, load_object
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.errors import Problem, Unavailable
 from tiebreak.ingest.rows import Kind
+from tiebreak.web.headers import header
 from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType, refused
+from tiebreak.web.protocol import WHOLE
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,33 +46,43 @@ class Interrupted(Unavailable):
 
 def check_content_type(request: Request, accepted: Collection[str]) -> str:
     """The type of the body. Raises WrongContentType for other types, encodings, character sets."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    kind, _, parameters = (header(request, b"content-type") or "").partition(";")
     charset = parameters.partition("charset=")[2].strip().strip('"').lower()
     if kind.strip().lower() not in accepted or charset not in ("", "utf-8", "utf8"):
         advised = [each for each in accepted if each not in LINES[1:]]
         raise WrongContentType(hint=f"Send `Content-Type: {' or '.join(advised)}`, in UTF-8.")
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if header(request, b"content-encoding") not in (None, "identity"):
         raise WrongContentType("Compressed bodies are not taken.", hint="Send the body as it is.")
     return kind.strip().lower()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body. Raises BodyTooLarge, BodyTooSlow and ClientDisconnect."""
-    length = request.headers.get("content-length", "")
+    length = header(request, b"content-length") or ""
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
+    if request.scope["state"].get(WHOLE):
+        return await _gathered(request, max_bytes)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > max_bytes:
-                    raise too_large(max_bytes)
-                chunks.append(chunk)
+            return await _gathered(request, max_bytes)
     except TimeoutError:
         raise BodyTooSlow(hint="Send the body at once.") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _gathered(request: Request, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size, has_more = 0, True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        has_more = message.get("more_body", False)
+    return b"".join(chunks)
 
 
 async def read_model(request: Request, model: type[M], max_bytes: int) -> M:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
+from io import BytesIO
+from select import PIPE_BUF
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -16,27 +19,40 @@ from tiebreak.settings import LogSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+Event = MutableMapping[str, Any]
+
 
 def configure(settings: LogSettings) -> None:
     """Send structlog and the standard library's loggers to standard error."""
     number = _LEVELS[settings.level]
     is_json = settings.format == "json"
+    _lines.open(sys.stderr.fileno(), _json if is_json else _text, number)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             drop_exception_text,
-            structlog.processors.JSONRenderer(serializer=orjson.dumps) if is_json else _text,
+            _rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Lossy(sys.stderr.buffer))),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _lines)),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     if is_json:
         handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
+
+
+def log_all(event: str, rows: Iterable[Event]) -> None:
+    """Log an event that happened several times, each with what belongs to it, at level info."""
+    if _lines.level > _LEVELS["info"]:
+        return
+    moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    for row in rows:
+        line = {**row, "event": event, "level": "info", "timestamp": moment}
+        _lines.write(_lines.render(line) + b"\n")
+    _lines.flush()
 
 
 def frames(error: BaseException) -> list[str]:
@@ -60,9 +76,7 @@ def causes(error: BaseException) -> list[str]:
     return found
 
 
-def drop_exception_text(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def drop_exception_text(_logger: object, _method: str, event: Event) -> Event:
     """Replace a logged exception by its types and frames."""
     given = event.pop("exc_info", None)
     if given is None or given is False:
@@ -74,18 +88,35 @@ def drop_exception_text(
     return event
 
 
-def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
+def _rendered(_logger: object, _method: str, event: Event) -> bytes:
+    return _lines.render(event)
+
+
+def _json(event: Event) -> bytes:
+    return orjson.dumps(event, repr)
+
+
+def _text(event: Event) -> bytes:
     """One line for people: time, level, event, then what belongs to it."""
     head = [str(event.pop(name, "")) for name in ("timestamp", "level", "event")]
     rest = [f"{name}={value}" for name, value in event.items() if value is not None]
     return " ".join([*head, *rest]).encode()
 
 
-class _Lossy:
-    """A file of which what cannot be written is dropped: a full disk must not fail a request."""
+class _Lines:
+    """Standard error, of which what cannot be written is dropped: a full disk fails no request.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    Lines are sent whole, and no more at once than a pipe keeps apart from those of other workers.
+    """
+
+    def __init__(self) -> None:
+        self.level = sys.maxsize  # nothing is told before logs are configured
+        self.render: Callable[[Event], bytes] = _json
+        self._file: BinaryIO = BytesIO()
+
+    def open(self, number: int, render: Callable[[Event], bytes], level: int) -> None:
+        self.level, self.render = level, render
+        self._file = open(number, "wb", PIPE_BUF, closefd=False)  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
         with suppress(OSError):
@@ -94,6 +125,9 @@ class _Lossy:
     def flush(self) -> None:
         with suppress(OSError):
             self._file.flush()
+
+
+_lines = _Lines()
 
 
 class _JsonFormatter(logging.Formatter):

@@ -62,7 +62,8 @@ class Metrics:
         )
         self._served: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._decided: dict[tuple[str, ...], Counter] = {}
-        self.waiting = Gauge(
+        self._queued = 0
+        self._waiting = Gauge(
             "tiebreak_queue_waiting",
             "Submissions that wait to be admitted.",
             registry=registry,
@@ -92,6 +93,12 @@ class Metrics:
         if child is None:
             child = self._decided[key] = self.decisions.labels(*key)
         child.inc()
+
+    def queued(self, waiting: int) -> None:
+        """Tell how many submissions wait to be admitted."""
+        if waiting != self._queued:
+            self._queued = waiting
+            self._waiting.set(waiting)
 
     def exposition(self) -> bytes:
         """All numbers in the text format, over all workers that share the folder."""

@@ -35,6 +35,6 @@ class Shortcut:
         if found is None:
             await self._app(scope, receive, send)
             return
-        scope["app"], scope["path_params"] = self._app, {"workflow": found.group(1)}
+        scope["path_params"] = {"workflow": found.group(1)}
         response = await self._handle(Request(scope, receive, send))
         await response(scope, receive, send)

@@ -43,4 +43,4 @@ class Site:
 
 def site_of(request: Request) -> Site:
     """The site that serves this request."""
-    return request.app.state.site
+    return request.scope["state"]["site"]

@@ -24,6 +24,7 @@ from tiebreak.settings import Keyring, Settings
 from tiebreak.web import logs
 from tiebreak.web.app import create_app
 from tiebreak.web.metrics import Metrics
+from tiebreak.web.protocol import Protocol
 
 BACKLOG = 2048
 COLLECT_AFTER = (20_000, 20, 50)  # a batch allocates thousands of objects that soon go
@@ -70,7 +71,7 @@ def worker(settings: Settings, keyring: Keyring, metrics: Metrics) -> Worker:
     draining = asyncio.Event()
     config = uvicorn.Config(
         create_app(settings, keyring, metrics, draining),
-        http="httptools",
+        http=Protocol,
         loop="uvloop",
         ws="none",
         lifespan="on",

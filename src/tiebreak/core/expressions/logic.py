@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from itertools import zip_longest
 
 import polars as pl
 
@@ -30,12 +30,20 @@ def junction(word: str, operands: Sequence[Operand], position: int) -> Operand:
     """
     is_and = word == "and"
     values = [operand.value for operand in operands]
-    value = reduce(lambda a, b: a & b if is_and else a | b, values)
+    value = _joined(values, lambda a, b: a & b if is_and else a | b)
     error = first_error(*(operand.error for operand in operands))
     if error is not None:
         decided = value.eq_missing(pl.lit(not is_and))
         error = pick(~decided, error, _NO_CODE)
     return boolean(value, position, error)
+
+
+def _joined(values: list[pl.Expr], join: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> pl.Expr:
+    """All values joined, two by two, so that many do not nest deep."""
+    while len(values) > 1:
+        pairs = zip_longest(values[::2], values[1::2])
+        values = [left if right is None else join(left, right) for left, right in pairs]
+    return values[0]
 
 
 def test_is(operand: Operand, value: bool | None, is_negated: bool, position: int) -> Operand:

@@ -61,3 +61,8 @@ class Scope:
 
     symbols: Mapping[str, Symbol]
     calendar: Calendar
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """The columns that hold the names."""
+        return {name: symbol.type.dtype for name, symbol in self.symbols.items()}

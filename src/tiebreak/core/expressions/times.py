@@ -185,7 +185,7 @@ class LocalCalendar:
 
 def between(unit: str, start: Operand, end: Operand, position: int) -> Operand:
     """`end - start` in hours or days, as a NUMBER; a day of timestamps is 24 hours."""
-    difference = (end.value - start.value).dt.total_microseconds().cast(pl.Float64)
+    difference = (_microseconds(end) - _microseconds(start)).cast(pl.Float64)
     scale = 24.0 if unit == "hours" else 1.0
     return Operand(
         Type.NUMBER,
@@ -195,6 +195,12 @@ def between(unit: str, start: Operand, end: Operand, position: int) -> Operand:
         low=(end.low - start.high) * scale,
         high=(end.high - start.low) * scale,
     )
+
+
+def _microseconds(moment: Operand) -> pl.Expr:
+    """Microseconds since 1970; years 1 to 9999 fit 64 bits."""
+    since = moment.value.cast(pl.Int64)
+    return since if moment.type is Type.TIMESTAMP else since * _MICROSECONDS["days"]
 
 
 def add(unit: str, start: Operand, count: Operand, position: int) -> Operand:

@@ -185,7 +185,7 @@ async def _decide(site: Site, workflow: str, submission: Submission, actor: str)
     except TimeoutError:
         raise TimedOut(hint="Send the same ticket again.") from None
     finally:
-        site.metrics.waiting.set(site.service.waiting)
+        site.metrics.queued(site.service.waiting)
     site.metrics.decided(answer)
     return answer
 
