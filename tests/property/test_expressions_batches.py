@@ -67,7 +67,7 @@ def test_any_batch_gives_the_same_bits(
         assert nothing.dtypes == [type_.dtype]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=tables(),
     drawn=st.lists(expressions(), min_size=1, max_size=6),
