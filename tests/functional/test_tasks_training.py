@@ -122,7 +122,7 @@ def test_a_run_is_cancelled_by_command(place: Place, worker: subprocess.Popen[by
     until(place, run, fits)
     code, out, _ = place.run("training", "list", "locate")
     assert code == 0
-    assert "running: fit" in out
+    assert "running: " in out  # it may have gone on meanwhile
     child = child_of(worker)
     place.json("training", "cancel", run[:8], "--reason", "wrong data", "--as", "bob")
     done = until(place, run, has_ended)
