@@ -154,7 +154,6 @@ def test_every_operator_gives_prepared_what_it_gives_in_a_query(sql: str) -> Non
     }
     types = {"i": Type.INTEGER, "x": Type.NUMBER, "s": Type.TEXT, "d": Type.DATE}
     types |= {"m": Type.TIMESTAMP, "p": Type.BOOLEAN, "g": Type.TAGS}
-    scope = Scope({}, SCOPE.calendar)
     pairs: dict[str, list[object]] = {}
     symbols: dict[str, Symbol] = {}
     for name, each in values.items():
@@ -189,6 +188,12 @@ def test_what_nests_deep_is_prepared_too(sql: str) -> None:
     frame = pl.DataFrame(columns | {"x": [1.0, 1e-3, None]})
     (value,) = Prepared([compiled.value.alias("value")], SCOPE.schema).evaluate(frame)
     assert value.equals(frame.select(compiled.value.alias("value")).to_series())
+
+
+def test_a_part_without_content_goes_through_the_query() -> None:
+    frame = pl.DataFrame({"p": [True, False]})
+    made = Prepared([pl.len().alias("count")], {"p": pl.Boolean()}).evaluate(frame)
+    assert made[0].to_list() == [2]
 
 
 def _twice(column: pl.Expr) -> pl.Expr:

@@ -246,8 +246,9 @@ class Prepared:
 
 
 def _node(expression: pl.Expr) -> tuple[str, Any]:
-    """What the outermost part of an expression is, and its content."""
-    return next(iter(orjson.loads(expression.meta.serialize(format="json")).items()))
+    """What the outermost part of an expression is, and its content where it has any."""
+    node = orjson.loads(expression.meta.serialize(format="json"))
+    return (node, None) if isinstance(node, str) else next(iter(node.items()))
 
 
 def _unnamed(expression: pl.Expr) -> pl.Expr:
