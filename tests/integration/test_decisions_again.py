@@ -397,7 +397,7 @@ async def test_recovery_decides_what_is_left_and_notes_how_far_nothing_is(place:
     serving, active = place.service._serving, place.service.active.get("repairs")
     assert serving is not None
     admitted = [
-        (await serving.admit(active, [Pending(submission(ticket_id), "ann")])).as_of
+        (await serving.admit(active, [Pending(submission(ticket_id), "ann")]))[0].as_of
         for ticket_id in ("a", "b", "c")
     ]
     pool = place.service.db.pool
