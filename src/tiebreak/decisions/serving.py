@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import polars as pl
 import structlog
 
-from tiebreak.audit.lanes import Lane
+from tiebreak.audit.lanes import Lane, SealedUnit
 from tiebreak.audit.meanwhile import Meanwhile
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.stored import Columns, StoredTicket, columns
@@ -75,30 +76,40 @@ class Serving:
         """Admit a batch, decide it, and settle its submissions."""
         active = self._active.get(workflow)
         try:
-            admitted, rows = await self.admit(active, batch)
+            admitted, decided = await self._admit(active, batch)
         except HistoryNotReady:
             if active.canary is None:
                 raise
             active = active.without_canary()  # what it reads is not kept any more
-            admitted, rows = await self.admit(active, batch)
-        await self._settle(active, batch, admitted, rows)
+            admitted, decided = await self._admit(active, batch)
+        await self._settle(active, batch, admitted, decided)
 
-    async def admit(self, active: Active, batch: Batch) -> tuple[Admission, Meanwhile[list[Row]]]:
-        """Admit a batch in one short transaction, and decide it while that commits."""
+    async def _admit(self, active: Active, batch: Batch) -> tuple[Admission, Meanwhile[list[Row]]]:
+        """Admit a batch, and decide it while that commits."""
+        async with self.admitting(active, batch) as (unit, admitted):
+            unit.meanwhile = decided = Meanwhile(partial(self._decided, active, admitted))
+        return admitted, decided
+
+    @asynccontextmanager
+    async def admitting(
+        self, active: Active, batch: Batch
+    ) -> AsyncGenerator[tuple[SealedUnit, Admission]]:
+        """Admit a batch in one short transaction, which commits at the end of the block."""
         async with self._admission_lane.unit(begin=BEGIN) as unit:
-            admitted = await admit(
+            yield (
                 unit,
-                active.release.workflow,
-                active.history,
-                active.schema,
-                [pending.submission for pending in batch],
-                actors=[pending.actor for pending in batch],
-                received_at=[pending.received_at for pending in batch],
-                keyring=self._keyring,
-                starts=self._starts,
+                await admit(
+                    unit,
+                    active.release.workflow,
+                    active.history,
+                    active.schema,
+                    [pending.submission for pending in batch],
+                    actors=[pending.actor for pending in batch],
+                    received_at=[pending.received_at for pending in batch],
+                    keyring=self._keyring,
+                    starts=self._starts,
+                ),
             )
-            unit.meanwhile = rows = Meanwhile(partial(self._decided, active, admitted))
-        return admitted, rows
 
     def _decided(self, active: Active, admitted: Admission) -> list[Row]:
         if not admitted.tickets:
