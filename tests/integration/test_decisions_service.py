@@ -178,7 +178,8 @@ async def test_the_answer_is_the_decision_that_was_stored_first(
     finally:
         await other.drain()
     async with service.db.connection() as conn:
-        assert answer["decision_id"] == await conn.fetchval("SELECT decision_id FROM decisions")
+        stored = await conn.fetchval("SELECT decision_id FROM decisions")
+    assert answer["decision_id"] == str(stored)
 
 
 async def test_replay_is_identical_and_names_what_is_not(
