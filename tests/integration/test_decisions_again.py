@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 from tests import releases
+from tests.admitted import admit
 from tests.databases import DatabaseUrls, execute
 from tests.functional.serving import REPAIRS, RULES, TICKET, prepare, settings_for
 
@@ -187,9 +188,8 @@ async def test_a_rival_with_another_policy_is_followed_not_overwritten(
 
 
 async def test_a_ticket_admitted_and_not_decided_is_decided_first(place: Place) -> None:
-    assert place.service._serving is not None
     active = place.service.active.get("repairs")
-    await place.service._serving.admit(active, [Pending(submission("t"), "ann")])
+    await admit(place.service, active, [Pending(submission("t"), "ann")])
     assert (await place.again("t"))["ordinal"] == 1
     assert await place.journal() == []
 
@@ -397,7 +397,7 @@ async def test_recovery_decides_what_is_left_and_notes_how_far_nothing_is(place:
     serving, active = place.service._serving, place.service.active.get("repairs")
     assert serving is not None
     admitted = [
-        (await serving.admit(active, [Pending(submission(ticket_id), "ann")])).as_of
+        (await admit(place.service, active, [Pending(submission(ticket_id), "ann")])).as_of
         for ticket_id in ("a", "b", "c")
     ]
     pool = place.service.db.pool

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import orjson
 import pytest
+from tests.admitted import admit
 from tests.databases import DatabaseUrls
 from tests.functional.serving import REPAIRS, TICKET, prepare, settings_for
 
@@ -83,10 +84,7 @@ async def test_tickets_admitted_before_a_crash_are_decided_at_start(
     service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
 ) -> None:
     batch = [Pending(submission(f"lost{i}"), "ann") for i in range(5)]
-    assert service._serving is not None
-    await service._serving.admit(
-        service.active.get("repairs"), batch
-    )  # and never settled, as after kill -9
+    await admit(service, service.active.get("repairs"), batch)  # as after kill -9
     later = datetime.now(UTC) + timedelta(minutes=1)
     assert len(await reading.undecided(service.db, "repairs", through=later, limit=9)) == 5
 
@@ -110,9 +108,8 @@ async def test_what_was_admitted_before_the_clock_was_set_back_is_decided(
         await admin.execute("UPDATE workflow_clocks SET last_as_of = now() + interval '1 hour'")
     finally:
         await admin.close()
-    assert service._serving is not None
     batch = [Pending(submission("ahead"), "ann")]
-    await service._serving.admit(service.active.get("repairs"), batch)
+    await admit(service, service.active.get("repairs"), batch)
     for _ in range(200):
         if await reading.first_decision(service.db, "repairs", "ahead", 1) is not None:
             break
@@ -139,8 +136,7 @@ async def test_a_ticket_that_another_worker_left_undecided_is_finished(
     service: DecisionService,
 ) -> None:
     orphan = submission("orphan")
-    assert service._serving is not None
-    await service._serving.admit(service.active.get("repairs"), [Pending(orphan, "ann")])
+    await admit(service, service.active.get("repairs"), [Pending(orphan, "ann")])
     answer = (await decide(service, orphan))[0]
     assert answer["revision"] == 1
     assert answer == (await decide(service, orphan))[0]
@@ -164,6 +160,28 @@ async def test_two_workers_that_decide_the_same_ticket_give_one_decision(
     async with service.db.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM decisions") == 30
         assert await conn.fetchval("SELECT count(*) FROM tickets") == 30
+
+
+async def test_the_answer_is_the_decision_that_was_stored_first(
+    service: DecisionService, database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Path
+) -> None:
+    other = await DecisionService.start(settings_for(database_urls, tmp_path), keyring)
+    assert service._serving is not None
+    assert other._serving is not None
+    try:
+        async with service._serving._decision_lane._turn:  # nothing is stored meanwhile
+            asked = asyncio.create_task(service.decide("repairs", submission("t"), "ann"))
+            later = datetime.now(UTC) + timedelta(minutes=1)
+            for _ in range(500):
+                if await other._serving.recover("repairs", through=later):
+                    break
+                await asyncio.sleep(0.01)
+        answer = await asked
+    finally:
+        await other.drain()
+    async with service.db.connection() as conn:
+        stored = await conn.fetchval("SELECT decided_at FROM decisions")
+    assert answer["decided_at"] == stored
 
 
 async def test_replay_is_identical_and_names_what_is_not(

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests import releases
+from tests.admitted import admit
 from tests.databases import DatabaseUrls
 from tests.keys import KEYRING
 from tests.shadowed import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submission, submit
@@ -302,7 +303,7 @@ async def test_what_a_canary_left_undecided_is_decided_by_production(
     assert serving is not None
     assert active.canary is not None
     batch = [Pending(submission(n), "ann") for n in range(30)]
-    await serving.admit(active, batch)
+    await admit(service, active, batch)
     assert await serving.recover(NAME, through=datetime.now(UTC)) == 30
     rows = await site.office.db.pool.fetch("SELECT * FROM decisions")
     assert {row["policy_hash"] for row in rows} == {active.policy.hash} != {release.policy_hash}

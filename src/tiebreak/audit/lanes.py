@@ -14,6 +14,7 @@ from asyncpg import UniqueViolationError
 from sqlalchemy import Table
 
 from tiebreak.audit.journal import entry
+from tiebreak.audit.meanwhile import Meanwhile, during
 from tiebreak.audit.seals import NO_HEAD, SALT_BYTES, Seal, leaf, place, remainder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
@@ -31,6 +32,7 @@ class SealedUnit:
         self._seq = seq
         self._leaves: list[bytes] = []
         self._writes: dict[Table, list[Mapping[str, object]]] = {}
+        self.meanwhile: Meanwhile[object] | None = None  # done while COMMIT is under way
 
     @property
     def leaves(self) -> bytes:
@@ -137,24 +139,24 @@ class Lane:
                 await unit.conn.execute("ROLLBACK")
                 raise
             try:
-                await unit.conn.execute("COMMIT")
+                await during(unit.conn.execute("COMMIT"), unit.meanwhile)
             except BaseException:
                 self._start_chain()
                 raise
             self._advance(head)
 
-    async def append(self, writes: Writes) -> bool:
+    async def append(self, writes: Writes, meanwhile: Meanwhile[object] | None = None) -> bool:
         """Add rows and their seal in one statement that is its own transaction.
 
         Meant for a few rows: many go faster through `unit`. False when a row with such a key stands
-        there already; then nothing was written.
+        there already; then nothing was written. `meanwhile` is done while it is under way.
         """
         async with self._taken() as unit:
             for table, rows in writes.items():
                 unit.add(table, rows)
             head = self._seal(unit)
             try:
-                await unit.insert()
+                await during(unit.insert(), meanwhile)
             except UniqueViolationError:
                 return False
             except BaseException:

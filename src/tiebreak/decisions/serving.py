@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
 import structlog
 
-from tiebreak.audit.lanes import Lane
+from tiebreak.audit.lanes import Lane, SealedUnit
+from tiebreak.audit.meanwhile import Meanwhile
 from tiebreak.core.decide import Decisions, decide
 from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.totals import HistoryOverflow
@@ -73,30 +76,49 @@ class Serving:
         """Admit a batch, decide it, and settle its submissions."""
         active = self._active.get(workflow)
         try:
-            admitted = await self.admit(active, batch)
+            admitted, decided = await self._admit(active, batch)
         except HistoryNotReady:
             if active.canary is None:
                 raise
             active = active.without_canary()  # what it reads is not kept any more
-            admitted = await self.admit(active, batch)
-        await self._settle(active, batch, admitted)
+            admitted, decided = await self._admit(active, batch)
+        await self._settle(active, batch, admitted, decided)
 
-    async def admit(self, active: Active, batch: Batch) -> Admission:
-        """Admit a batch in one short transaction."""
+    async def _admit(self, active: Active, batch: Batch) -> tuple[Admission, Meanwhile[list[Row]]]:
+        """Admit a batch, and decide it while that commits."""
+        async with self.admitting(active, batch) as (unit, admitted):
+            unit.meanwhile = decided = Meanwhile(partial(self._decided, active, admitted))
+        return admitted, decided
+
+    @asynccontextmanager
+    async def admitting(
+        self, active: Active, batch: Batch
+    ) -> AsyncGenerator[tuple[SealedUnit, Admission]]:
+        """Admit a batch in one short transaction, which commits at the end of the block."""
         async with self._admission_lane.unit(begin=BEGIN) as unit:
-            return await admit(
+            yield (
                 unit,
-                active.release.workflow,
-                active.history,
-                active.schema,
-                [pending.submission for pending in batch],
-                actors=[pending.actor for pending in batch],
-                received_at=[pending.received_at for pending in batch],
-                keyring=self._keyring,
-                starts=self._starts,
+                await admit(
+                    unit,
+                    active.release.workflow,
+                    active.history,
+                    active.schema,
+                    [pending.submission for pending in batch],
+                    actors=[pending.actor for pending in batch],
+                    received_at=[pending.received_at for pending in batch],
+                    keyring=self._keyring,
+                    starts=self._starts,
+                ),
             )
 
-    async def _settle(self, active: Active, batch: Batch, admitted: Admission) -> None:
+    def _decided(self, active: Active, admitted: Admission) -> list[Row]:
+        if not admitted.tickets:
+            return []
+        return self._rows_of_all(active, admitted.tickets, admitted.columns())
+
+    async def _settle(
+        self, active: Active, batch: Batch, admitted: Admission, decided: Meanwhile[list[Row]]
+    ) -> None:
         fresh: dict[int, list[Pending]] = {}
         earlier: list[tuple[Pending, Existing]] = []
         for pending, result in zip(batch, admitted.results, strict=True):
@@ -108,11 +130,14 @@ class Serving:
                 case RevisionConflict() | HistoryOverflow():
                     pending.fail(result)
         if admitted.tickets:
-            rows = await self.decide(active, admitted.tickets, admitted.columns())
-            for index, row in enumerate(rows):
-                told = self.told(active, row)
+            rows = decided.result()
+            told = Meanwhile(lambda: [self.told(active, row) for row in rows])
+            stored = await self._commit(rows, told)
+            if stored is not rows:
+                told = Meanwhile(lambda: [self.told(active, row) for row in stored])
+            for index, each in enumerate(told.result()):
                 for pending in fresh[index]:
-                    pending.settle(told)
+                    pending.settle(each)
         await asyncio.gather(*(self._tell_again(active, *each) for each in earlier))
 
     async def _tell_again(self, active: Active, pending: Pending, existing: Existing) -> None:
@@ -130,9 +155,14 @@ class Serving:
         `given` are the tickets' columns where they are at hand.
         """
         given = given or columns(tickets, active.schema, active.history.context_columns)
+        return await self._commit(self._rows_of_all(active, tickets, given))
+
+    def _rows_of_all(
+        self, active: Active, tickets: Sequence[StoredTicket], given: Columns
+    ) -> list[Row]:
         if active.canary is None:
-            return await self._commit(self.rows(active, tickets, given))
-        return await self._commit(self._rows_of_both(active, active.canary, tickets, given))
+            return self.rows(active, tickets, given)
+        return self._rows_of_both(active, active.canary, tickets, given)
 
     async def finish(self, active: Active, tickets: Sequence[StoredTicket]) -> list[Row]:
         """Decide stored tickets that somebody left undecided, and commit; by production alone.
@@ -145,9 +175,11 @@ class Serving:
             rows = [standing_in(row) if canary.takes(row["ticket_id"]) else row for row in rows]
         return await self._commit(rows)
 
-    async def _commit(self, rows: list[Row]) -> list[Row]:
+    async def _commit(
+        self, rows: list[Row], meanwhile: Meanwhile[object] | None = None
+    ) -> list[Row]:
         writes = commit.writes(rows)
-        if are_few(writes) and await self._decision_lane.append(writes):
+        if are_few(writes) and await self._decision_lane.append(writes, meanwhile):
             return rows
         async with self._decision_lane.unit() as unit:
             return await commit.commit(unit, rows)
