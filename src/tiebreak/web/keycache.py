@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from datetime import UTC, datetime
 
-from tiebreak.access.keys import Key, authenticate, find_key, read_token
+from tiebreak.access.keys import Key, Token, authenticate, find_key, read_token
 from tiebreak.access.roles import Actor
 from tiebreak.store.database import Database
 from tiebreak.web.problems import Unauthenticated
@@ -34,25 +34,24 @@ class KeyCache:
 
         Raises Unauthenticated, and DatabaseUnavailable when the key is not known for now.
         """
-        if not authorization:
-            raise Unauthenticated(hint="Send `Authorization: Bearer tbk_…`.")
-        scheme, _, text = authorization.partition(" ")
-        token = read_token(text.strip()) if scheme.lower() == "bearer" else None
-        if token is None:
-            raise Unauthenticated(hint="Send `Authorization: Bearer tbk_<key id>_<secret>`.")
-        key = await self._key(token.key_id)
-        actor = authenticate(key, token, datetime.now(UTC))
-        if actor is None:
-            raise Unauthenticated(
-                "The API key is unknown, revoked or expired.",
-                hint="`tiebreak keys list` shows keys; `tiebreak keys create` makes one.",
-            )
-        return actor
+        token = _read(authorization)
+        known = self._believed(token.key_id)
+        return _actor(await self._asked(token.key_id) if known is None else known[1], token)
 
-    async def _key(self, key_id: str) -> Key | None:
+    def actor_now(self, authorization: str | None) -> Actor | None:
+        """The same without waiting; None when the database has to be asked first.
+
+        Raises Unauthenticated.
+        """
+        token = _read(authorization)
+        known = self._believed(token.key_id)
+        return None if known is None else _actor(known[1], token)
+
+    def _believed(self, key_id: str) -> tuple[float, Key | None] | None:
         known = self._known.get(key_id)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
+        return known if known is not None and time.monotonic() < known[0] else None
+
+    async def _asked(self, key_id: str) -> Key | None:
         task = self._asking.get(key_id)
         if task is None:  # one query, however many requests wait for it
             task = self._asking[key_id] = asyncio.create_task(self._ask(key_id))
@@ -67,3 +66,23 @@ class KeyCache:
         if len(self._known) > CAPACITY:
             self._known.popitem(last=False)
         return key
+
+
+def _read(authorization: str | None) -> Token:
+    if not authorization:
+        raise Unauthenticated(hint="Send `Authorization: Bearer tbk_…`.")
+    scheme, _, text = authorization.partition(" ")
+    token = read_token(text.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        raise Unauthenticated(hint="Send `Authorization: Bearer tbk_<key id>_<secret>`.")
+    return token
+
+
+def _actor(key: Key | None, token: Token) -> Actor:
+    actor = authenticate(key, token, datetime.now(UTC))
+    if actor is None:
+        raise Unauthenticated(
+            "The API key is unknown, revoked or expired.",
+            hint="`tiebreak keys list` shows keys; `tiebreak keys create` makes one.",
+        )
+    return actor
