@@ -6,18 +6,22 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 from starlette.types import Receive, Scope, Send
-from tests.databases import DatabaseUrls
+from tests.databases import DatabaseUrls, run
 from tests.functional.serving import TICKET, Site, prepare, raw, serving, settings_for
 from tests.functional.test_web_pressure import held
 
+from tiebreak.access.keys import create_key
 from tiebreak.access.roles import Role
+from tiebreak.audit.lanes import Lane
 from tiebreak.settings import Keyring
+from tiebreak.store.database import Database
 from tiebreak.web.edge import Edge
 from tiebreak.web.tally import Served, Tally
 
@@ -239,6 +243,7 @@ def test_nothing_is_decided_after_the_last_request_of_a_connection(site: Site, b
     found = raw(site.url, last + request(site, content("late")), close=False)
     assert found.count(b"HTTP/1.1 ") == 1
     assert b"connection: close\r\n" in found
+    time.sleep(0.3)
     assert site.client().get("/v1/workflows/repairs/tickets/late").status_code == 404
 
 
@@ -282,6 +287,10 @@ def test_a_client_that_asks_first_is_told_to_go_on(site: Site, general: list[str
         connection.sendall(body)
         assert answers(connection, 1)[0].json()["ticket_id"] == "asked"
     assert general == [PATH]
+    whole = request(site, content("whole"), "Expect: 100-continue", "Connection: close")
+    assert raw(site.url, whole, close=False).startswith(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200"
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,8 +311,9 @@ def test_what_is_unusual_is_decided_too(site: Site, general: list[str], first: s
     assert general == [PATH]
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.5])  # before and after connections are shut down
 def test_an_answer_under_way_when_the_worker_stops_is_the_last_of_its_connection(
-    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Any
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Any, seconds: float
 ) -> None:
     tokens = prepare(database_urls, keyring)
     settings = settings_for(database_urls, tmp_path)
@@ -316,10 +326,55 @@ def test_an_answer_under_way_when_the_worker_stops_is_the_last_of_its_connection
                 connection.sendall(request(site, content("last")))
                 time.sleep(0.2)
                 server.should_exit = True
-                time.sleep(1.5)
+                time.sleep(seconds)
             (answer,) = answers(connection, 1)
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             assert connection.recv(1) == b""
+
+
+def test_a_body_over_the_limit_is_refused_alike(
+    database_urls: DatabaseUrls, keyring: Keyring, tmp_path: Any, general: list[str]
+) -> None:
+    tokens = prepare(database_urls, keyring)
+    settings = settings_for(database_urls, tmp_path, max_body_bytes=2000)
+    with serving(settings, keyring) as (url, _):
+        site = Site(url, settings, keyring, database_urls, tokens)
+        warm(site)
+        site.close()
+        general.clear()
+        body = content(remarks="x" * 3000)
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        found: list[tuple[int, list[tuple[str, str]], dict[str, Any]]] = []
+        for path in (PATH, GENERAL):
+            for sent in (
+                request(site, body, path=path),
+                head(site, "Transfer-Encoding: chunked", path=path) + chunked,
+            ):
+                with connected(site) as connection:
+                    connection.sendall(sent)
+                    found.append(told(answers(connection, 1)[0]))
+        assert len(general) == 2
+        assert found[0][0] == 413
+        assert found == [found[0]] * 4
+
+
+def test_a_key_that_expires_is_refused_at_once(site: Site) -> None:
+    async def make() -> str:
+        db = await Database.open(site.urls.app, pool_size=2)
+        lane = await Lane.open(db, "tests", site.keyring)
+        soon = datetime.now(UTC) + timedelta(seconds=2)
+        roles = frozenset({Role.SERVICE})
+        token = await create_key(lane, person="ann", roles=roles, actor="tests", expires_at=soon)
+        await db.close()
+        return str(token)
+
+    headers = JSON | {"authorization": f"Bearer {run(make())}"}
+    client = site.client(None)
+    started = time.monotonic()
+    for _ in range(3):
+        assert client.post(PATH, content=content(), headers=headers).status_code == 200
+    time.sleep(2.1 - (time.monotonic() - started))
+    assert client.post(PATH, content=content(), headers=headers).status_code == 401
 
 
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not(

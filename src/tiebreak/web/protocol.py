@@ -21,6 +21,7 @@ from tiebreak.web.bodies import WHOLE
 from tiebreak.web.edge import CLOSE
 from tiebreak.web.exchange import Exchange, Pair
 from tiebreak.web.headers import first_of
+from tiebreak.web.idle import Idle
 from tiebreak.web.site import Site
 
 PATH = re.compile(rb"/v1/workflows/([A-Za-z0-9_.~-]+)/decisions")
@@ -54,13 +55,14 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._held: Held | None = None
+        self._idle = Idle(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_made(  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn has it
         self, transport: asyncio.Transport
     ) -> None:
         """Serve a new connection."""
         super().connection_made(transport)
-        self.transport = Joined(transport, self.loop)
+        self.transport = self._joined = Joined(transport, self.loop)
 
     def data_received(self, data: bytes) -> None:
         """Read what has come; a request that is held may wait for a little more."""
@@ -74,11 +76,17 @@ class Protocol(HttpToolsProtocol):
         else:
             self._release()
 
+    def on_message_begin(self) -> None:
+        """Take the head of a request; what ASGI needs besides waits until it is needed."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
     def on_headers_complete(self) -> None:
         """Hold a request that may be answered directly."""
         workflow = self._workflow()
         if workflow is None:
-            super().on_headers_complete()
+            self._general()
         else:
             self._held = Held(workflow)
 
@@ -101,11 +109,26 @@ class Protocol(HttpToolsProtocol):
         """Let whoever waits know that the client has gone."""
         self._release()
         super().connection_lost(exc)
+        self._idle.stop()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request of the pipeline, or wait for one to come."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle.begin()
 
     def shutdown(self) -> None:
         """End the connection after the answer that is under way."""
         self._release()
         super().shutdown()
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle.over()
 
     def _workflow(self) -> str | None:
         """The workflow that this request asks to decide a ticket; None for any other request."""
@@ -129,9 +152,17 @@ class Protocol(HttpToolsProtocol):
             return
         if held.patience is not None:
             held.patience.cancel()
-        super().on_headers_complete()
+        self._general()
         for piece in held.body:
             super().on_body(piece)
+
+    def _general(self) -> None:
+        """Let ASGI have the request from its head on."""
+        url, headers, is_asking = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, is_asking
+        self.headers += headers
+        super().on_headers_complete()
 
     def _begin(self, held: Held) -> bool:
         """Answer the request, which is whole, directly; False when it goes the general way."""
@@ -158,7 +189,7 @@ class Protocol(HttpToolsProtocol):
             is_last = True
             parts.append(b"connection: close\r\n")
         parts += (b"\r\n", body)
-        self.transport.write(b"".join(parts))
+        self._joined.send(b"".join(parts))
         exchange.response_complete = True
         if is_last:
             self.transport.close()
@@ -180,22 +211,26 @@ class Joined(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send this with the piece before it, or with the next one, in this turn at the latest."""
         if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
+            self.send(data)
         else:
             self._held = bytes(data)
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self._flush)
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send this at once, with the piece before it."""
+        held, self._held = self._held, b""
+        if not self._transport.is_closing():
+            self._transport.write(held + data)
 
     def close(self) -> None:
         """Close when all is sent."""
-        self._send()
+        self._flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
         """Whether the connection is closed or about to be."""
         return self._transport.is_closing()
 
-    def _send(self) -> None:
-        if self._held and not self._transport.is_closing():
-            held, self._held = self._held, b""
-            self._transport.write(held)
+    def _flush(self) -> None:
+        if self._held:
+            self.send(b"")

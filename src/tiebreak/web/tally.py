@@ -63,8 +63,11 @@ class Tally:
     def _tell(self) -> None:
         """Count and log the requests of a turn of the event loop."""
         served, self._served = self._served, []
+        seconds: dict[tuple[str, int], list[float]] = {}
         for each in served:
-            self._metrics.served(each.route, each.status, each.seconds)
+            seconds.setdefault((each.route, each.status), []).append(each.seconds)
+        for (route, status), them in seconds.items():
+            self._metrics.served(route, status, them)
         logs.log_all("request", (each.line() for each in served))
 
 
