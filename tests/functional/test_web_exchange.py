@@ -157,10 +157,13 @@ def request(site: Site, body: bytes, *lines: str, path: str = PATH) -> bytes:
     return head(site, f"Content-Length: {len(body)}", *lines, path=path) + body
 
 
-def connected(site: Site) -> socket.socket:
+def connected(site: Site, receive_bytes: int = 1 << 17) -> socket.socket:
     host, port = site.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection = socket.socket()
+    connection.settimeout(20)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.connect((host, int(port)))
     return connection
 
 
@@ -275,6 +278,25 @@ def test_a_client_that_goes_away_within_its_body_is_noted(
         time.sleep(wait_seconds)
     eventually(lambda: len(served) == 2)
     assert served[1].status == 499
+
+
+def test_answers_that_nobody_reads_do_not_pile_up(
+    site: Site, general: list[str], served: list[Served]
+) -> None:
+    warm(site)
+    general.clear()
+    served.clear()
+    mistaken = request(site, content(**{f"field{n}": n for n in range(90)}))
+    sent = 0
+    with connected(site, receive_bytes=4096) as connection:
+        while not general:
+            connection.sendall(mistaken)
+            sent += 1
+            eventually(lambda sent=sent: len(served) == sent or bool(general))
+            assert sent < 2000
+        time.sleep(0.1)
+        assert len(served) == sent - 1
+        assert [each.status_code for each in answers(connection, sent)] == [422] * sent
 
 
 def test_a_client_that_asks_first_is_told_to_go_on(site: Site, general: list[str]) -> None:
