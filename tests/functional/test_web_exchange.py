@@ -113,15 +113,17 @@ def test_both_ways_answer_alike(site: Site, general: list[str], served: list[Ser
     warm(site, Role.SERVICE, Role.ADMIN, Role.REVIEWER)
     httpx.post(site.url + PATH, content=b"{}", headers=REQUESTS["no such key"][2])
     for name, (role, body, headers) in REQUESTS.items():
-        client, answers, lines = site.client(role), [], []
+        client = site.client(role)
+        both: list[tuple[int, list[tuple[str, str]], dict[str, Any]]] = []
+        lines: list[Served] = []
         for path in (PATH, GENERAL):
             general.clear()
             served.clear()
-            answers.append(told(client.post(path, content=body, headers=headers)))
+            both.append(told(client.post(path, content=body, headers=headers)))
             assert len(general) == (path == GENERAL or name == "too large"), name
             eventually(lambda: len(served) == 1)
             lines.append(served[0]._replace(request_id="", seconds=0))
-        assert answers[0] == answers[1], name
+        assert both[0] == both[1], name
         assert lines[0] == lines[1], name
 
 
@@ -286,7 +288,7 @@ def test_answers_that_nobody_reads_do_not_pile_up(
     warm(site)
     general.clear()
     served.clear()
-    mistaken = request(site, content(**{f"field{n}": n for n in range(90)}))
+    mistaken = request(site, content("t", **{f"field{n}": n for n in range(90)}))
     sent = 0
     with connected(site, receive_bytes=4096) as connection:
         while not general:
