@@ -34,7 +34,7 @@ def _future() -> asyncio.Future[dict[str, Any]]:
     return asyncio.get_running_loop().create_future()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Pending:
     """A submission that waits for its decision."""
 

@@ -105,32 +105,26 @@ class DecisionService:
         )
         return service
 
-    async def decide(
-        self,
-        workflow: str,
-        submission: Submission,
-        actor: str,
-        *,
-        timeout_seconds: float | None = None,
-    ) -> dict[str, Any]:
+    async def decide(self, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
         """Decide one ticket; returns once the decision is durable.
 
-        Raises `Overloaded`, `NotInProduction`, `OpenedInFuture`, `RevisionConflict`,
-        `DatabaseUnavailable`, and `TimeoutError` when it takes longer; the ticket may be decided
-        all the same.
+        Raises what `submit` raises, `RevisionConflict` and `DatabaseUnavailable`.
+        """
+        return await self.submit(workflow, submission, actor)
+
+    def submit(
+        self, workflow: str, submission: Submission, actor: str
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Let one ticket be decided; the answer comes once the decision is durable.
+
+        Raises `Overloaded`, `Draining`, `NotInProduction`, `OpenedInFuture`. Whoever no longer
+        waits for the answer may fail or cancel it; the ticket may be decided all the same.
         """
         active = self._get(workflow)
         pending = Pending(submission, actor)
         _check_opened(active.policy.workflow.time, submission, pending.received_at)
         self._batcher(workflow).submit(pending)
-        if timeout_seconds is None:
-            return await pending.answer
-        loop = asyncio.get_running_loop()
-        late = loop.call_later(timeout_seconds, pending.fail, TimeoutError())
-        try:
-            return await pending.answer
-        finally:
-            late.cancel()
+        return pending.answer
 
     def check(self, workflow: str, submission: Submission) -> None:
         """Raises `OpenedInFuture`, `NotInProduction`; what is stored is not looked at."""

@@ -17,10 +17,13 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def answered(content: Mapping[str, Any], status: int = 200) -> Response:
-    """A JSON answer; datetimes are written in UTC with Z."""
-    return Response(
-        orjson.dumps(content, _plain, orjson.OPT_UTC_Z), status, media_type="application/json"
-    )
+    """A JSON answer."""
+    return Response(encoded(content), status, media_type="application/json")
+
+
+def encoded(content: Mapping[str, Any]) -> bytes:
+    """The content as JSON; datetimes are written in UTC with Z."""
+    return orjson.dumps(content, _plain, orjson.OPT_UTC_Z)
 
 
 def _plain(value: object) -> str:

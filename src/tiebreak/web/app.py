@@ -37,12 +37,13 @@ from tiebreak.web.api import (
     training,
     workflows,
 )
+from tiebreak.web.deadlines import Deadlines
 from tiebreak.web.edge import Edge
 from tiebreak.web.keycache import KeyCache
 from tiebreak.web.metrics import Metrics
 from tiebreak.web.problems import Failure, RouteNotFound, WrongMethod, problem_response
-from tiebreak.web.shortcut import Shortcut
 from tiebreak.web.site import Site
+from tiebreak.web.tally import Tally
 
 ROUTERS = (
     decisions.router,
@@ -80,6 +81,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     draining = draining or asyncio.Event()
+    tally = Tally(metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Site]]:
@@ -90,6 +92,8 @@ def create_app(
             service=service,
             keys=KeyCache(service.db),
             metrics=metrics,
+            tally=tally,
+            deadlines=Deadlines(settings.api.decide_timeout_seconds),
             outcomes_lane=await Lane.open(service.db, "outcomes", keyring),
             office=Office(
                 service.db,
@@ -108,7 +112,7 @@ def create_app(
             if site.queue is not None:
                 await site.queue.aclose()
 
-    return Edge(Shortcut(build_app(lifespan)), metrics, draining)
+    return Edge(build_app(lifespan), tally, draining)
 
 
 def _queue(settings: Settings) -> Redis | None:

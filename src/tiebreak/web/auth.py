@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tiebreak.access.acts import ACCESS, check_roles
 from tiebreak.access.roles import Actor, Role
 from tiebreak.errors import InvalidInput, Problem
-from tiebreak.web.headers import header
+from tiebreak.web.headers import header, headers_of
 from tiebreak.web.problems import RouteNotFound, known, problem_response
 from tiebreak.web.site import site_of
 
@@ -51,6 +51,11 @@ def actor_of(request: Request) -> Actor:
     return request.scope["state"]["actor"]
 
 
+def check_actor(roles: frozenset[Role], actor: Actor) -> None:
+    """Raises `WrongRole` when the actor has none of these roles."""
+    check_roles(roles, actor.roles, hint="Use a key with such a role.")
+
+
 def _guarded(name: str, handle: Handler) -> Handler:
     roles = ACCESS[name]
 
@@ -76,9 +81,9 @@ def _guarded(name: str, handle: Handler) -> Handler:
 
 async def _admit(request: Request, roles: frozenset[Role]) -> None:
     state = request.scope["state"]
-    actor = await site_of(request).keys.actor(header(request, b"authorization"))
+    actor = await site_of(request).keys.actor(header(headers_of(request), b"authorization"))
     state["key_id"] = actor.key_id
-    check_roles(roles, actor.roles, hint="Use a key with such a role.")
+    check_actor(roles, actor)
     state["actor"] = actor
 
 

@@ -17,12 +17,12 @@ from tiebreak.core.bodies import MAX_PROBLEMS, load_object
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.errors import Problem, Unavailable
 from tiebreak.ingest.rows import Kind
-from tiebreak.web.headers import header
+from tiebreak.web.headers import Headers, header, headers_of
 from tiebreak.web.problems import BodyTooLarge, BodyTooSlow, WrongContentType, refused
-from tiebreak.web.protocol import WHOLE
 
 M = TypeVar("M", bound=BaseModel)
 
+WHOLE = "body_is_whole"  # in a request's state: its body has arrived, reading it does not wait
 BODY_SECONDS = 30.0  # for a whole body of one ticket, and between two chunks of a stream
 JSON = ("application/json",)
 LINES = (
@@ -44,23 +44,21 @@ class Interrupted(Unavailable):
     code = "interrupted"
 
 
-def check_content_type(request: Request, accepted: Collection[str]) -> str:
+def check_content_type(headers: Headers, accepted: Collection[str]) -> str:
     """The type of the body. Raises WrongContentType for other types, encodings, character sets."""
-    kind, _, parameters = (header(request, b"content-type") or "").partition(";")
+    kind, _, parameters = (header(headers, b"content-type") or "").partition(";")
     charset = parameters.partition("charset=")[2].strip().strip('"').lower()
     if kind.strip().lower() not in accepted or charset not in ("", "utf-8", "utf8"):
         advised = [each for each in accepted if each not in LINES[1:]]
         raise WrongContentType(hint=f"Send `Content-Type: {' or '.join(advised)}`, in UTF-8.")
-    if header(request, b"content-encoding") not in (None, "identity"):
+    if header(headers, b"content-encoding") not in (None, "identity"):
         raise WrongContentType("Compressed bodies are not taken.", hint="Send the body as it is.")
     return kind.strip().lower()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body. Raises BodyTooLarge, BodyTooSlow and ClientDisconnect."""
-    length = header(request, b"content-length") or ""
-    if length.isdecimal() and int(length) > max_bytes:
-        raise too_large(max_bytes)
+    check_length(headers_of(request), max_bytes)
     if request.scope["state"].get(WHOLE):
         return await _gathered(request, max_bytes)
     try:
@@ -68,6 +66,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             return await _gathered(request, max_bytes)
     except TimeoutError:
         raise BodyTooSlow(hint="Send the body at once.") from None
+
+
+def check_length(headers: Headers, max_bytes: int) -> None:
+    """Raises BodyTooLarge when the body is said to be larger."""
+    length = header(headers, b"content-length") or ""
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large(max_bytes)
 
 
 async def _gathered(request: Request, max_bytes: int) -> bytes:
@@ -87,7 +92,7 @@ async def _gathered(request: Request, max_bytes: int) -> bytes:
 
 async def read_model(request: Request, model: type[M], max_bytes: int) -> M:
     """The JSON body as this model. Raises MalformedBody, InvalidInput, and what reading raises."""
-    check_content_type(request, JSON)
+    check_content_type(headers_of(request), JSON)
     body = await read_body(request, max_bytes)
     loaded = load_object(body, depth=1)
     if isinstance(loaded, tuple):

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from starlette.requests import Request
 
+Headers = Mapping[bytes, bytes]
 
-def header(request: Request, name: bytes) -> str | None:
-    """The first header of this name, which is in lower case; None when there is none."""
-    for given, value in request.scope["headers"]:
-        if given == name:
-            return value.decode("latin-1")
-    return None
+
+def headers_of(request: Request) -> Headers:
+    """The request's headers."""
+    return first_of(request.scope["headers"])
+
+
+def first_of(pairs: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The first header of each name; names are in lower case."""
+    return dict(reversed(pairs))
+
+
+def header(headers: Headers, name: bytes) -> str | None:
+    """The header of this name as text; None when there is none."""
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")

@@ -49,9 +49,9 @@ def log_all(event: str, rows: Iterable[Event]) -> None:
     if _lines.level > _LEVELS["info"]:
         return
     moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    rest = {"event": event, "level": "info", "timestamp": moment}
     for row in rows:
-        line = {**row, "event": event, "level": "info", "timestamp": moment}
-        _lines.write(_lines.render(line) + b"\n")
+        _lines.write(_lines.render({**row, **rest}) + b"\n")
     _lines.flush()
 
 
@@ -119,8 +119,10 @@ class _Lines:
         self._file = open(number, "wb", PIPE_BUF, closefd=False)  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
-        with suppress(OSError):
+        try:  # noqa: SIM105 - `suppress` would cost more than the write
             self._file.write(data)
+        except OSError:
+            pass
 
     def flush(self) -> None:
         with suppress(OSError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,15 @@ class Metrics:
             multiprocess_mode="livemostrecent",
         )
 
-    def served(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
+    def served(self, route: str, status: int, seconds: Sequence[float]) -> None:
+        """Count answered requests, each of which took so long."""
         children = self._served.get((route, status))
         if children is None:  # looking children up by label costs more than counting
             children = self.requests.labels(route, str(status)), self.seconds.labels(route)
             self._served[route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        children[0].inc(len(seconds))
+        for each in seconds:
+            children[1].observe(each)
 
     def decided(self, answer: dict[str, Any]) -> None:
         """Count an answered decision."""

@@ -16,6 +16,7 @@ from tiebreak.errors import Problem
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import LeanRoute, actor_of
 from tiebreak.web.bodies import JSON, check_content_type, read_body
+from tiebreak.web.headers import headers_of
 from tiebreak.web.problems import TimedOut, refused
 from tiebreak.web.shapes import REASON_MAX_LENGTH, Decision
 from tiebreak.web.site import site_of
@@ -51,7 +52,7 @@ async def decide_again(
     site.service.schema(workflow)
     if not NUMBER.fullmatch(revision):
         raise again.UnknownRevision(hint="Revisions are counted from 1.", ticket_id=ticket_id)
-    check_content_type(request, JSON)
+    check_content_type(headers_of(request), JSON)
     reason = read_reason(await read_body(request, site.settings.api.max_body_bytes))
     wanted = again.Request(str(actor_of(request)), reason)
     try:

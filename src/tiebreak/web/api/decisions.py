@@ -36,7 +36,9 @@ from tiebreak.web.bodies import (
     spooled,
     too_large,
 )
-from tiebreak.web.problems import TimedOut, known, refused, status_of
+from tiebreak.web.deadlines import Awaited
+from tiebreak.web.headers import headers_of
+from tiebreak.web.problems import known, refused, status_of
 from tiebreak.web.shapes import Decision
 from tiebreak.web.site import Site, site_of
 
@@ -62,7 +64,7 @@ async def decide_ticket(request: Request, workflow: str = WORKFLOW) -> Response:
     """
     site = site_of(request)
     schema = site.service.schema(workflow)
-    check_content_type(request, JSON)
+    check_content_type(headers_of(request), JSON)
     body = await read_body(request, site.settings.api.max_body_bytes)
     answer = await _decide(site, workflow, read_submission(schema, body), str(actor_of(request)))
     request.scope["state"]["decision_id"] = answer["decision_id"]
@@ -93,7 +95,7 @@ async def decide_batch(request: Request, workflow: str = WORKFLOW) -> Response:
     """
     site = site_of(request)
     site.service.schema(workflow)
-    kind = check_content_type(request, (*LINES, *TABLES))
+    kind = check_content_type(headers_of(request), (*LINES, *TABLES))
     batch = _Batch(site, workflow, str(actor_of(request)), request)
     chunks = read_chunks(request, site.draining)
     if kind in LINES:
@@ -174,20 +176,31 @@ def read_submission(schema: Schema, body: bytes) -> Submission:
     return submission
 
 
-async def _decide(site: Site, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
+def submit(site: Site, workflow: str, submission: Submission, actor: str) -> Awaited:
+    """Let the ticket be decided within the time for it; once it is, `count` its answer."""
     try:
-        answer = await site.service.decide(
-            workflow,
-            submission,
-            actor,
-            timeout_seconds=site.settings.api.decide_timeout_seconds,
-        )
-    except TimeoutError:
-        raise TimedOut(hint="Send the same ticket again.") from None
-    finally:
+        answer = site.service.submit(workflow, submission, actor)
+    except Overloaded:
         site.metrics.queued(site.service.waiting)
-    site.metrics.decided(answer)
+        raise
+    site.deadlines.add(answer)
     return answer
+
+
+def count(site: Site, answer: Awaited) -> None:
+    """Count the answer, which is there or no longer waited for."""
+    site.deadlines.met(answer)
+    site.metrics.queued(site.service.waiting)
+    if not answer.cancelled() and answer.exception() is None:
+        site.metrics.decided(answer.result())
+
+
+async def _decide(site: Site, workflow: str, submission: Submission, actor: str) -> dict[str, Any]:
+    answer = submit(site, workflow, submission, actor)
+    try:
+        return await answer
+    finally:
+        count(site, answer)
 
 
 async def _decide_patiently(

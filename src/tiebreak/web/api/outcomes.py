@@ -18,6 +18,7 @@ from tiebreak.store.outcomes import Kind, Recorded, Report
 from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import LeanRoute, actor_of
 from tiebreak.web.bodies import JSON, check_content_type, read_body
+from tiebreak.web.headers import headers_of
 from tiebreak.web.problems import refused
 from tiebreak.web.shapes import OutcomeReceipt
 from tiebreak.web.site import site_of
@@ -50,7 +51,7 @@ async def record_outcome(
     site = site_of(request)
     schema = site.service.schema(workflow)
     policy = site.service.policy(workflow)
-    check_content_type(request, JSON)
+    check_content_type(headers_of(request), JSON)
     body = await read_body(request, site.settings.api.max_body_bytes)
     told_schema = outcome_schema(policy.workflow)
     report = read_report(told_schema, ticket_id, body)

@@ -17,7 +17,7 @@ from tiebreak.release.promotion import rollback
 from tiebreak.web.answering import answered, described
 from tiebreak.web.api.release_requests import REFUSALS, office_for, read
 from tiebreak.web.auth import LeanRoute, actor_of
-from tiebreak.web.headers import header
+from tiebreak.web.headers import header, headers_of
 from tiebreak.web.problems import Unauthenticated
 from tiebreak.web.release_shapes import (
     Countersignature,
@@ -128,7 +128,7 @@ async def countersign_demotion(request: Request, workflow: str = WORKFLOW) -> Re
 
 async def _approver(request: Request) -> str:
     """The person who approves this request beside the one who makes it."""
-    given = header(request, APPROVAL_HEADER.lower().encode())
+    given = header(headers_of(request), APPROVAL_HEADER.lower().encode())
     try:
         actor = await site_of(request).keys.actor(given)
     except Unauthenticated:

@@ -24,6 +24,7 @@ from tiebreak.web.answering import answered, described
 from tiebreak.web.auth import GuardedRoute, LeanRoute, actor_of
 from tiebreak.web.bodies import JSON, check_content_type, read_body
 from tiebreak.web.cursors import read_cursor, write_cursor
+from tiebreak.web.headers import headers_of
 from tiebreak.web.problems import refused
 from tiebreak.web.shapes import CancelTraining, StartTraining, TrainingRun, TrainingRunPage
 from tiebreak.web.site import Site, site_of
@@ -174,7 +175,7 @@ async def _run(site: Site, workflow: str, run_id: str) -> records.Row:
 
 async def _read(request: HttpRequest, site: Site, model: type[M]) -> M:
     """The body as this model. Raises MalformedBody or InvalidInput."""
-    check_content_type(request, JSON)
+    check_content_type(headers_of(request), JSON)
     loaded = load_object(await read_body(request, site.settings.api.max_body_bytes), depth=1)
     if isinstance(loaded, tuple):
         raise refused(loaded)
