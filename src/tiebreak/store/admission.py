@@ -116,7 +116,11 @@ async def admit(
     if begins is not None:
         question = question.but(begins.totals)
     row = await unit.conn.fetchrow(
-        _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
+        _READ,
+        workflow,
+        as_of,
+        *revisions.claims(submissions),
+        *question.arguments(starts.booked_us),
     )
     moment = await ticked(unit.conn, workflow, plan, row, as_of)
     if moment.plan is not asked:  # the log keeps other slots since, and may know other entities
@@ -165,6 +169,7 @@ async def admit(
         for i, ticket in zip(fresh.index, tickets, strict=True)
     ]
     ledger.write(unit)
+    starts.note(ledger.entities(), moment)
     unit.add(tables.ticket_keys, rows)
     unit.add(tables.tickets, rows)
     return Admission(moment.at, _results(numbered, fresh), tickets, fresh.frame, values)
@@ -253,4 +258,4 @@ def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
     return results
 
 
-_READ = "SELECT * FROM admission_read($1, $2, $3, $4, $5, $6, $7, $8)"
+_READ = "SELECT * FROM admission_read($1, $2, $3, $4, $5, $6, $7, $8, $9)"

@@ -7,7 +7,7 @@ row they stand in and not after the entity's next row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -22,7 +22,7 @@ from tiebreak.store.history import EPOCH, Known, Question, Tick, integers, row_b
 from tiebreak.store.kept import Order
 from tiebreak.store.unit import Connection
 
-MOST_ENTITIES = 20_000  # remembered a probe; then it starts anew
+MOST_ENTITIES = 20_000  # remembered a probe, and as booked on; then it starts anew
 MARGIN_SHARE = 0.25  # of a window: how far ahead of its begin a look goes, so that it holds longer
 MOST_MARGIN_US = 600_000_000
 FEW = 16  # up to here one more round trip costs more than probes under the lock (measured)
@@ -119,6 +119,13 @@ class Starts:
 
     def __init__(self) -> None:
         self._of: dict[str, _Memory] = {}
+        self.booked_us: dict[bytes, int] = {}  # by entity; that booking may have been rolled back
+
+    def note(self, keys: Collection[bytes], tick: Tick) -> None:
+        """Remember that these entities are booked on at this tick."""
+        if len(self.booked_us) + len(keys) > MOST_ENTITIES:
+            self.booked_us.clear()
+        self.booked_us.update(dict.fromkeys(keys, tick.at_us))
 
     def follow(self, tick: Tick) -> None:
         """Remember what is read from now on of the log that this tick belongs to."""
