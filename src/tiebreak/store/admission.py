@@ -110,6 +110,8 @@ async def admit(
     asked = last_seen(plan)
     keys = keys_of(asked, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
+    hashes = [ticket_hash(keyring.sampling_key, workflow, s.ticket_id) for s in submissions]
+    contents = [s.content.decode() for s in submissions]
 
     question = Question.of(asked, keys)
     begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
@@ -144,7 +146,7 @@ async def admit(
             ticket_id=submissions[i].ticket_id,
             revision=new.revision,
             as_of=moment.at,
-            ticket_hash=ticket_hash(keyring.sampling_key, workflow, submissions[i].ticket_id),
+            ticket_hash=hashes[i],
             values=submissions[i].values,
             context=context,
         )
@@ -161,7 +163,7 @@ async def admit(
             "received_at": received_at[i],
             "origin": origin,
             "actor": actors[i],
-            "content": submissions[i].content.decode(),
+            "content": contents[i],
             "content_hash": content_keys[i],
             "context": orjson.dumps(ticket.context).decode(),
             "ticket_hash": ticket.ticket_hash,
