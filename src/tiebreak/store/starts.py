@@ -234,7 +234,8 @@ def _learn(
             look_us = about_us - window_us + _margin_us(probe)
             last, there = [min(look_us, clock_us)] * len(keys), list[int]()
             for i in range(at, at + probed.count(number)):
-                place, at = places[i], i + 1
+                place: int = places[i]
+                at = i + 1
                 last[place] = min(_us(untils[i]), clock_us)
                 if afters[i] is not None:
                     after[place] = max(after[place], _us(afters[i]) + window_us)
