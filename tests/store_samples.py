@@ -82,9 +82,10 @@ async def admit(
     *submissions: Submission,
     as_of: datetime | None = None,
     plan: HistoryPlan = PLAN,
+    starts: Starts | None = None,
 ) -> admission.Admission:
     """Admit a batch in a unit of its own; what a lane's admissions read ahead is remembered."""
-    starts = _STARTS.setdefault(lane, Starts())
+    starts = starts or _STARTS.setdefault(lane, Starts())
     async with lane.unit() as unit:
         return await admission.admit(
             unit,

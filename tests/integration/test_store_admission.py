@@ -33,6 +33,7 @@ from tiebreak.store.history import ClockBehind
 from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.outcomes import OutcomeInFuture, Recorded, TicketUnknown
 from tiebreak.store.revisions import Existing, RevisionConflict
+from tiebreak.store.starts import Starts
 
 
 @pytest.fixture
@@ -70,6 +71,20 @@ async def test_members_of_a_batch_do_not_see_each_other(lane: Lane, keyring: Key
     assert {context(batch, i)[column("digs")] for i in range(5)} == {0}
     after = await admit(lane, keyring, ticket("after", digger="bob"))
     assert context(after)[column("digs")] == 5
+
+
+async def test_nothing_is_made_of_what_a_rolled_back_admission_booked(
+    lane: Lane, keyring: Keyring, db: Database
+) -> None:
+    starts, rehearsal = Starts(), Lane.rehearsal(db, "test", keyring)
+    await admit(lane, keyring, ticket("A", digger="bob", depth=12), starts=starts)
+    booked = dict(starts.booked_us)
+    await admit(rehearsal, keyring, ticket("B", digger="bob", depth=12), starts=starts)
+    assert starts.booked_us.keys() == booked.keys()
+    assert starts.booked_us != booked
+    after = await admit(lane, keyring, ticket("C", digger="bob"), starts=starts)
+    assert context(after)[column("digs")] == 1
+    assert context(after)[column("depth_sum")] == 12
 
 
 async def test_revisions(lane: Lane, keyring: Keyring) -> None:

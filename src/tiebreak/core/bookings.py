@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from tiebreak.core.expressions import Expression, Type, compile_expression
+from tiebreak.core.expressions.prepared import Prepared
 from tiebreak.core.scopes import entity_key, event_scope
 from tiebreak.core.tickets import COLUMN_TYPES
 from tiebreak.core.totals import Flags, HistoryOverflow, Ints, Slot, initial
@@ -51,6 +52,7 @@ class Strand:
         self._measures = {kind: self._measured_by(kind) for kind in EventKind}
         fields = (*workflow.outcome_fields, *(f for f in workflow.fields if not f.after))
         self._columns = {field.name: COLUMN_TYPES[field.type] for field in fields}
+        self._ready: dict[EventKind, Prepared] = {}
 
     def only(self, ids: Collection[str]) -> Strand:
         """The strand of these of its slots alone."""
@@ -76,6 +78,12 @@ class Strand:
                 found[_value(slot)] = value.alias(_value(slot))
         return found
 
+    def _prepared(self, on: EventKind) -> Prepared:
+        """What is evaluated of an event of this kind, prepared when the first one comes."""
+        if on not in self._ready:
+            self._ready[on] = Prepared(list(self._measures[on].values()), self._columns)
+        return self._ready[on]
+
     def field_names(self) -> frozenset[str]:
         """The fields of tickets and outcomes that the expressions read."""
         measures = (e for by_name in self._measures.values() for e in by_name.values())
@@ -99,7 +107,7 @@ class Strand:
         self, on: EventKind, events: pl.DataFrame, known_at: Ints, is_first: Flags
     ) -> dict[str, Ints]:
         """As `Bookings.deltas`, for the slots of this strand."""
-        measured = _columns(events, self._measures[on].values()) if self._measures[on] else {}
+        measured = _as_long(self._prepared(on).evaluate(events), events.height)
         deltas = {
             name: nothing[np.newaxis].repeat(events.height, axis=0)
             for name, nothing in self._nothing.items()
@@ -184,9 +192,14 @@ def _texts(parts: list[list[str | None]]) -> list[str | None]:
 
 def _columns(frame: pl.DataFrame, expressions: Iterable[pl.Expr]) -> dict[str, pl.Series]:
     """The expressions as columns as long as the frame, constants too."""
-    found, height = frame.select_seq(expressions).get_columns(), frame.height
+    return _as_long(frame.select_seq(expressions).get_columns(), frame.height)
+
+
+def _as_long(columns: Iterable[pl.Series], height: int) -> dict[str, pl.Series]:
+    """Columns of this height; of what is one value, as constants are, that value each time."""
     return {
-        s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name) for s in found
+        s.name: s if s.len() == height else s.new_from_index(0, height).alias(s.name)
+        for s in columns
     }
 
 

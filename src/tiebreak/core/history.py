@@ -150,6 +150,5 @@ def context_frame(values: Mapping[str, tuple[Ints, Flags]], height: int) -> pl.D
     is_known = np.concatenate([flags for _, flags in values.values()])
     if not is_known.all():
         flat = flat.set(pl.Series(~is_known), None)
-    return pl.DataFrame(
-        [flat.slice(i * height, height).alias(name) for i, name in enumerate(values)]
-    )
+    first, *others = (flat.slice(i * height, height).alias(name) for i, name in enumerate(values))
+    return first.to_frame().hstack(others)

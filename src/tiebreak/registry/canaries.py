@@ -9,9 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import distinct_on
-
 from tiebreak.audit.seals import canonical
 from tiebreak.errors import IntegrityFailure
 from tiebreak.settings import Keyring
@@ -82,11 +79,8 @@ async def stop(unit: Unit, keyring: Keyring, workflow: str, *, author: str) -> C
 
 async def newest(db: Database, keyring: Keyring) -> dict[str, Canary | ForgedCanary]:
     """The newest record of every workflow that has had a canary, or what is wrong with it."""
-    table = tables.canary_records
-    query = select(table).ext(distinct_on(table.c.workflow))
-    query = query.order_by(table.c.workflow, table.c.seq.desc())
-    async with db.read() as conn:
-        rows = [dict(row) for row in (await conn.execute(query)).mappings()]
+    async with db.connection() as conn:
+        rows = [dict(row) for row in await conn.fetch(_ALL_NEWEST)]
     return {row["workflow"]: _checked(row, keyring) for row in rows}
 
 
@@ -110,4 +104,5 @@ def _canary(row: Mapping[str, Any]) -> Canary:
 
 
 _NEXT = "SELECT coalesce(max(seq), 0) + 1 FROM canary_records WHERE workflow = $1"
+_ALL_NEWEST = "SELECT DISTINCT ON (workflow) * FROM canary_records ORDER BY workflow, seq DESC"
 _NEWEST = "SELECT * FROM canary_records WHERE workflow = $1 ORDER BY seq DESC LIMIT 1"

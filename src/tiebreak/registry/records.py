@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import distinct_on
 
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.seals import canonical
@@ -205,11 +204,8 @@ async def workflow_version(db: Database, release: ReleaseRecord) -> str:
 
 async def current(db: Database, keyring: Keyring) -> dict[str, ReleaseRecord | ForgedRelease]:
     """The newest record of every workflow, or what is wrong with it."""
-    table = tables.release_records
-    query = select(table).ext(distinct_on(table.c.workflow))
-    query = query.order_by(table.c.workflow, table.c.seq.desc())
-    async with db.read() as conn:
-        rows = [dict(row) for row in (await conn.execute(query)).mappings()]
+    async with db.connection() as conn:
+        rows = [dict(row) for row in await conn.fetch(_NEWEST)]
     return {row["workflow"]: checked(row, keyring) for row in rows}
 
 
@@ -263,6 +259,7 @@ _FIRST_COVERED = (
     "created_at",
 )
 
+_NEWEST = "SELECT DISTINCT ON (workflow) * FROM release_records ORDER BY workflow, seq DESC"
 _ALL = "SELECT * FROM release_records WHERE workflow = $1 ORDER BY seq DESC"
 _IS_KNOWN = "SELECT EXISTS (SELECT FROM policies WHERE policy_hash = $1)"
 

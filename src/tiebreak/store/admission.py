@@ -110,13 +110,19 @@ async def admit(
     asked = last_seen(plan)
     keys = keys_of(asked, frame, keyring.entity_key)
     content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
+    hashes = [ticket_hash(keyring.sampling_key, workflow, s.ticket_id) for s in submissions]
+    contents = [s.content.decode() for s in submissions]
 
     question = Question.of(asked, keys)
     begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
     if begins is not None:
         question = question.but(begins.totals)
     row = await unit.conn.fetchrow(
-        _READ, workflow, as_of, *revisions.claims(submissions), *question.arguments()
+        _READ,
+        workflow,
+        as_of,
+        *revisions.claims(submissions),
+        *question.arguments(starts.booked_us),
     )
     moment = await ticked(unit.conn, workflow, plan, row, as_of)
     if moment.plan is not asked:  # the log keeps other slots since, and may know other entities
@@ -140,7 +146,7 @@ async def admit(
             ticket_id=submissions[i].ticket_id,
             revision=new.revision,
             as_of=moment.at,
-            ticket_hash=ticket_hash(keyring.sampling_key, workflow, submissions[i].ticket_id),
+            ticket_hash=hashes[i],
             values=submissions[i].values,
             context=context,
         )
@@ -157,7 +163,7 @@ async def admit(
             "received_at": received_at[i],
             "origin": origin,
             "actor": actors[i],
-            "content": submissions[i].content.decode(),
+            "content": contents[i],
             "content_hash": content_keys[i],
             "context": orjson.dumps(ticket.context).decode(),
             "ticket_hash": ticket.ticket_hash,
@@ -165,6 +171,7 @@ async def admit(
         for i, ticket in zip(fresh.index, tickets, strict=True)
     ]
     ledger.write(unit)
+    starts.note(ledger.entities(), moment)
     unit.add(tables.ticket_keys, rows)
     unit.add(tables.tickets, rows)
     return Admission(moment.at, _results(numbered, fresh), tickets, fresh.frame, values)
@@ -253,4 +260,4 @@ def _results(numbered: Sequence[Numbered], fresh: _Fresh) -> list[Result]:
     return results
 
 
-_READ = "SELECT * FROM admission_read($1, $2, $3, $4, $5, $6, $7, $8)"
+_READ = "SELECT * FROM admission_read($1, $2, $3, $4, $5, $6, $7, $8, $9)"

@@ -131,7 +131,7 @@ async def read(conn: Connection, tick: Tick, *groups: EntityKeys) -> Known:
     """
     question = Question.of(tick.plan, *groups)
     row = await conn.fetchrow(
-        _PROBE, tick.workflow, tick.generation, tick.at, *question.arguments()
+        _PROBE, tick.workflow, tick.generation, tick.at, *question.arguments({})
     )
     return question.known(tick, row)
 
@@ -160,8 +160,12 @@ class Question:
         """What is asked besides these probes."""
         return replace(self, probes=[probe for probe in self.probes if probe not in probes])
 
-    def arguments(self) -> tuple[bytes, list[int], list[int], list[int]]:
-        """What `history_probe` takes: all keys, and of each probe its keys and its window."""
+    def arguments(
+        self, booked_us: Mapping[bytes, int]
+    ) -> tuple[bytes, list[int | None], list[int], list[int], list[int]]:
+        """What `history_probe` takes: all keys, when each was booked on as far as that is known,
+        and of each probe its keys and its window.
+        """
         firsts, size = dict[str, int](), 0
         for entity, rows in self.rows.items():
             firsts[entity] = size
@@ -169,6 +173,7 @@ class Question:
         probes = self.probes
         return (
             b"".join(key for rows in self.rows.values() for key in rows),
+            [booked_us.get(key) for rows in self.rows.values() for key in rows],
             [firsts[probe.entity] for probe in probes],
             [len(self.rows[probe.entity]) for probe in probes],
             [probe.window_us or 0 for probe in probes],
@@ -247,4 +252,4 @@ _NOT_ITS_SLOTS = "A row of the history log does not hold its slots."
 
 _TICK = "SELECT * FROM history_tick($1, $2)"
 
-_PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7)"
+_PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7, $8)"

@@ -89,6 +89,10 @@ class Ledger:
                     totals[row] = changed[key]
         return totals
 
+    def entities(self) -> list[bytes]:
+        """The keys of the entities on which anything was booked."""
+        return [key for changed in self._changed.values() for key in changed]
+
     def write(self, unit: Unit) -> None:
         """Add one row an entity with what was booked on it."""
         for entity, changed in self._changed.items():

@@ -7,7 +7,7 @@ row they stand in and not after the entity's next row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -22,7 +22,7 @@ from tiebreak.store.history import EPOCH, Known, Question, Tick, integers, row_b
 from tiebreak.store.kept import Order
 from tiebreak.store.unit import Connection
 
-MOST_ENTITIES = 20_000  # remembered a probe; then it starts anew
+MOST_ENTITIES = 20_000  # remembered a probe, and as booked on; then it starts anew
 MARGIN_SHARE = 0.25  # of a window: how far ahead of its begin a look goes, so that it holds longer
 MOST_MARGIN_US = 600_000_000
 FEW = 16  # up to here one more round trip costs more than probes under the lock (measured)
@@ -31,46 +31,51 @@ _EVER = 2**63
 
 
 class _Span(NamedTuple):
-    """The row that an entity's totals stand in, and which begins of windows they hold for."""
+    """The row that an entity's totals stand in, and which ends of windows they hold for."""
 
     row: int
-    after: int  # microseconds: a window that begins later than this
+    after: int  # microseconds: windows that end later than this
     until: int  # and not later than this
 
 
 class _Held(NamedTuple):
-    """Totals of several entities, and which begins of windows all of them hold for."""
+    """Totals of several entities, and which ends of windows all of them hold for."""
 
-    totals: Ints  # (1 + entities, slots); the last row is of no entity
+    totals: Mapping[Probe, Ints]  # (1 + entities, slots); the last row is of no entity
     after: int
     until: int
 
 
 @dataclass(eq=False)
 class _Spans:
-    """What is remembered for one probe."""
+    """What is remembered of one kind of entity, for all its windows."""
 
-    totals: Ints  # (1 + entities, slots), in the plan's order; the first row is of no entity
+    totals: dict[Probe, Ints]  # (1 + entities, slots), in the plan's order; row 0 is of no entity
     of: dict[bytes, _Span] = field(default_factory=dict[bytes, _Span])
 
-    def find(self, keys: Sequence[bytes], begin_us: int) -> list[_Span]:
-        """What is known of these entities for a window that begins then."""
+    def find(self, keys: Iterable[bytes], end_us: int) -> list[_Span]:
+        """What is known of these entities for windows that end then."""
         return [
             span
             for key in keys
-            if (span := self.of.get(key)) is not None and span.after < begin_us <= span.until
+            if (span := self.of.get(key)) is not None and span.after < end_us <= span.until
         ]
 
     def held(self, found: Sequence[_Span]) -> _Held:
         """The totals that stand there, and what they all hold for."""
+        rows = np.array([*[span.row for span in found], 0], dtype=np.intp)
         return _Held(
-            self.totals.take([*(span.row for span in found), 0], axis=0),
-            max((span.after for span in found), default=-_EVER),
-            min((span.until for span in found), default=_EVER),
+            {probe: totals.take(rows, axis=0) for probe, totals in self.totals.items()},
+            max([span.after for span in found], default=-_EVER),
+            min([span.until for span in found], default=_EVER),
         )
 
     def learn(
-        self, keys: Sequence[bytes], totals: Ints, after: Sequence[int], until: Sequence[int]
+        self,
+        keys: Sequence[bytes],
+        read: Mapping[Probe, Ints],
+        after: Sequence[int],
+        until: Sequence[int],
     ) -> None:
         """Remember what was read about these entities."""
         if len(self.of) + len(keys) > MOST_ENTITIES:
@@ -80,9 +85,10 @@ class _Spans:
             before = self.of.get(key)
             rows.append(len(self.of) + 1 if before is None else before.row)
             self.of[key] = _Span(rows[-1], *times)
-        if len(self.of) >= len(self.totals):
-            self.totals = np.resize(self.totals, (2 * len(self.of) + 1, self.totals.shape[1]))
-        self.totals[rows] = totals
+        for probe, totals in self.totals.items():
+            if len(self.of) >= len(totals):
+                self.totals[probe] = np.resize(totals, (2 * len(self.of) + 1, totals.shape[1]))
+            self.totals[probe][rows] = read[probe]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +98,7 @@ class _Memory:
     generation: int
     plan: HistoryPlan
     order: Order
-    spans: Mapping[Probe, _Spans]
+    spans: Mapping[str, _Spans]  # by entity, of those with windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +125,13 @@ class Starts:
 
     def __init__(self) -> None:
         self._of: dict[str, _Memory] = {}
+        self.booked_us: dict[bytes, int] = {}  # by entity; that booking may have been rolled back
+
+    def note(self, keys: Collection[bytes], tick: Tick) -> None:
+        """Remember that these entities are booked on at this tick."""
+        if len(self.booked_us) + len(keys) > MOST_ENTITIES:
+            self.booked_us.clear()
+        self.booked_us.update(dict.fromkeys(keys, tick.at_us))
 
     def follow(self, tick: Tick) -> None:
         """Remember what is read from now on of the log that this tick belongs to."""
@@ -130,7 +143,10 @@ class Starts:
             and memory.order is tick.order
         ):
             return
-        spans = {p: _Spans(tick.plan.initial[p.entity].copy()) for p in tick.plan.windows}
+        spans = dict[str, _Spans]()
+        for probe in tick.plan.windows:
+            of_entity = spans.setdefault(probe.entity, _Spans({}))
+            of_entity.totals[probe] = tick.plan.initial[probe.entity].copy()
         self._of[tick.workflow] = _Memory(tick.generation, tick.plan, tick.order, spans)
 
     async def read(
@@ -145,32 +161,33 @@ class Starts:
         memory = self._of.get(workflow)
         if memory is None or memory.plan is not question.plan:
             return None
-        about_us = _us(about)
-        held, wanted = dict[Probe, _Held](), dict[Probe, list[bytes]]()
-        for probe, spans in memory.spans.items():
-            keys = list(question.rows[probe.entity])
-            begin_us = about_us - _window_us(probe) + LEAD_US
-            found = spans.find(keys, begin_us)
+        about_us, looks = _us(about), 0
+        held, wanted = dict[str, _Held](), dict[str, list[bytes]]()
+        for entity, spans in memory.spans.items():
+            keys = question.rows[entity]
+            found = spans.find(keys, about_us + LEAD_US)
             if len(found) == len(keys):
-                held[probe] = spans.held(found)
+                held[entity] = spans.held(found)
             else:
-                wanted[probe] = [key for key in keys if not spans.find([key], begin_us)]
-        if sum(len(question.rows[probe.entity]) for probe in wanted) > FEW:
-            row = await conn.fetchrow(_STARTS, workflow, *_arguments(wanted, about_us))
+                wanted[entity] = [k for k in keys if not spans.find([k], about_us + LEAD_US)]
+                looks += len(keys) * len(spans.totals)
+        if looks > FEW:
+            asked = {p: keys for e, keys in wanted.items() for p in memory.spans[e].totals}
+            row = await conn.fetchrow(_STARTS, workflow, *_arguments(asked, about_us))
             if row["generation"] != memory.generation:
                 return None
             _learn(memory, wanted, about_us, row)
-            for probe in wanted:
-                keys, spans = question.rows[probe.entity], memory.spans[probe]
+            for entity in wanted:
+                keys, spans = question.rows[entity], memory.spans[entity]
                 if not all(key in spans.of for key in keys):
                     return None  # too much was remembered, and some of it is forgotten
-                held[probe] = spans.held([spans.of[key] for key in keys])
+                held[entity] = spans.held([spans.of[key] for key in keys])
         return Begins(
             memory.generation,
             memory.plan,
-            {probe: each.totals for probe, each in held.items()},
-            max((each.after + _window_us(probe) for probe, each in held.items()), default=-_EVER),
-            min((each.until + _window_us(probe) for probe, each in held.items()), default=_EVER),
+            {probe: totals for each in held.values() for probe, totals in each.totals.items()},
+            max([each.after for each in held.values()], default=-_EVER),
+            min([each.until for each in held.values()], default=_EVER),
         )
 
 
@@ -200,33 +217,38 @@ def _arguments(
 
 
 def _learn(
-    memory: _Memory, wanted: Mapping[Probe, Sequence[bytes]], about_us: int, row: Mapping[str, Any]
+    memory: _Memory, wanted: Mapping[str, Sequence[bytes]], about_us: int, row: Mapping[str, Any]
 ) -> None:
-    """Remember what a row of `history_starts` says."""
+    """Remember what a row of `history_starts` says of these entities."""
     probed, places, has_row = row["probes"], row["places"], row["has_row"]
     afters, untils, binary = row["after"], row["until"], row["totals"]
     clock_us = _us(row["clock"])
-    at = byte = 0
+    number = at = byte = 0
     assert probed == sorted(probed)  # one probe after the other, as they were asked
-    for number, (probe, keys) in enumerate(wanted.items(), 1):
-        none = memory.plan.initial[probe.entity]
-        look_us = about_us - _window_us(probe) + _margin_us(probe)
-        after, until = [-_EVER] * len(keys), [min(look_us, clock_us)] * len(keys)
-        there = list[int]()
-        for i in range(at, at + probed.count(number)):
-            place, at = places[i], i + 1
-            until[place] = min(_us(untils[i]), clock_us)
-            if afters[i] is not None:
-                after[place] = _us(afters[i])
-            if has_row[i]:
-                there.append(place)
-        totals = none.repeat(len(keys), axis=0)
-        end = byte + len(there) * row_bytes(none.size)
-        if there:
-            stored = integers(binary[byte:end], none.size)
-            totals[there] = stored.take(memory.order[probe.entity], axis=1)
-        memory.spans[probe].learn(keys, totals, after, until)
-        byte = end
+    for entity, keys in wanted.items():
+        none, read = memory.plan.initial[entity], dict[Probe, Ints]()
+        after: list[int] = [-_EVER] * len(keys)
+        until: list[int] = [_EVER] * len(keys)
+        for probe in memory.spans[entity].totals:
+            window_us, number = _window_us(probe), number + 1
+            look_us = about_us - window_us + _margin_us(probe)
+            last, there = [min(look_us, clock_us)] * len(keys), list[int]()
+            for i in range(at, at + probed.count(number)):
+                place: int = places[i]
+                at = i + 1
+                last[place] = min(_us(untils[i]), clock_us)
+                if afters[i] is not None:
+                    after[place] = max(after[place], _us(afters[i]) + window_us)
+                if has_row[i]:
+                    there.append(place)
+            until = [min(pair) for pair in zip(until, (us + window_us for us in last), strict=True)]
+            read[probe] = none.repeat(len(keys), axis=0)
+            end = byte + len(there) * row_bytes(none.size)
+            if there:
+                stored = integers(binary[byte:end], none.size)
+                read[probe][there] = stored.take(memory.order[entity], axis=1)
+            byte = end
+        memory.spans[entity].learn(keys, read, after, until)
 
 
 def _us(moment: datetime) -> int:
