@@ -192,6 +192,14 @@ def test_a_part_without_content_goes_through_the_query() -> None:
     assert made[0].to_list() == [2, 2]
 
 
+def test_no_rows_give_none_where_polars_gives_one() -> None:
+    frame = pl.DataFrame(schema={"s": pl.String(), "p": pl.Boolean()})
+    unknown = pl.lit(None, dtype=pl.String).str.contains(pl.col("s"), literal=True)
+    columns = [unknown.alias("unknown"), pl.col("s").str.len_chars().alias("length")]
+    made = Prepared(columns, frame.schema).evaluate(frame)
+    assert [len(each) for each in made] == [0, 0]
+
+
 def _twice(column: pl.Expr) -> pl.Expr:
     """An expression that reads one before it."""
     name = column.meta.output_name()

@@ -8,7 +8,7 @@ the one place that reads what Polars does not promise to keep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
@@ -18,6 +18,13 @@ from polars._utils.wrap import wrap_df, wrap_s
 Column = Any  # a bare column
 
 _FRAME = cast("Any", type(pl.DataFrame()._df))
+_COLUMN = cast("Any", type(pl.Series()._s))
+_MAKERS: Mapping[pl.DataType, Callable[..., Column]] = {
+    pl.String(): _COLUMN.new_str,
+    pl.Int64(): _COLUMN.new_opt_i64,
+    pl.Float64(): _COLUMN.new_opt_f64,
+    pl.Boolean(): _COLUMN.new_opt_bool,
+}
 
 
 def bare(series: pl.Series) -> Column:
@@ -37,13 +44,31 @@ def named(column: Column, name: str, height: int) -> pl.Series:
     return wrap_s(own)
 
 
+def maker(type_: pl.DataType) -> Callable[[str, list[Any]], Column]:
+    """What makes a bare column of this type, by its name and its values or None."""
+    make = _MAKERS.get(type_)
+    if make is None:
+        return lambda name, values: _COLUMN.new_from_any_values_and_dtype(name, values, type_, True)
+    return lambda name, values: make(name, values, True)
+
+
+def converted(column: Column, type_: pl.DataType) -> Column:
+    """The bare column as this type; raises where a value has no equal there."""
+    return column.cast(type_, True, False)
+
+
+def framed(columns: Sequence[Column]) -> pl.DataFrame:
+    """Bare columns of different names and one height as a frame."""
+    return wrap_df(_FRAME(columns))
+
+
 def sliced(column: pl.Series, names: Sequence[str], height: int) -> pl.DataFrame:
     """A frame of columns that stand end to end in one, (height,) each."""
     whole = bare(column)
     parts = [whole.slice(i * height, height) for i in range(len(names))]
     for part, name in zip(parts, names, strict=True):
         part.rename(name)
-    return wrap_df(_FRAME(parts))
+    return framed(parts)
 
 
 def stacked(columns: Sequence[pl.Series]) -> NDArray[Any]:

@@ -89,6 +89,8 @@ class Prepared:
 
     def evaluate(self, frame: pl.DataFrame) -> list[pl.Series]:
         """The column of each expression, in their order. Any number of rows, also none."""
+        if not frame.height:  # for none of which Polars' functions of a constant give one row
+            return [made.head(0) for made in self.evaluate(frame.clear(1))]
         given = dict(zip(frame.columns, bare_columns(frame), strict=True))
         places = self._constants.copy()
         for name, place in self._given.items():
