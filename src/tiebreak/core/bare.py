@@ -77,11 +77,11 @@ def stacked(columns: Sequence[pl.Series]) -> NDArray[Any]:
 
 
 def chosen(frame: pl.DataFrame, names: Sequence[str]) -> NDArray[Any]:
-    """Numbers and booleans of these different names, (n, names), null as NaN."""
-    array = _array(frame._df.select(names))
-    if array.dtype == object:  # where nulls are among booleans, and no floats
-        array = frame.select(pl.col(names).cast(pl.Float64)).to_numpy()
-    return array
+    """Numbers and booleans of these different names, (n, names), in the type that they share.
+
+    Null is NaN, or None among objects where there are no floats; both are NaN as a float.
+    """
+    return _array(frame._df.select(names))
 
 
 def _array(frame: Any) -> NDArray[Any]:
