@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiebreak.core.explain_kernels import explain_blocks, explain_few, turn_tables
 from tiebreak.errors import IntegrityFailure
 
-FEW_ROWS = 32  # up to here the kernel for a few rows is the faster one (measured)
+FEW_ROWS = 24  # up to here the kernel for a few rows is the faster one (measured)
 MAX_GROUP_NODES = 16  # a pattern is kept in 16 bits
 
 _DTYPES: dict[str, str] = {
