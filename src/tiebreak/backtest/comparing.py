@@ -143,7 +143,7 @@ def _truths(rows: Sequence[Row], labels: Labels | None) -> list[int]:
 
 def _errors(decisions: Decisions) -> Counter[str]:
     found: Counter[str] = Counter()
-    for error in decisions.row_errors:
+    for error in decisions.rules.errors:
         for code, count in error.codes.drop_nulls().value_counts().iter_rows():
             found[f"{error.where}: {code}"] += count
     return found

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from tiebreak.core.arbitrate import Arbitration, ModelVerdict, arbitrate
-from tiebreak.core.features import RowError
 from tiebreak.core.policy import ModelStatus, Policy
 from tiebreak.core.rules import RulesVerdict, cut
 from tiebreak.core.stored import StoredTicket, columns
@@ -27,7 +26,6 @@ class Decisions:
     model: ModelVerdict | None
     model_status: ModelStatus
     arbitration: Arbitration
-    row_errors: list[RowError]
 
     @property
     def height(self) -> int:
@@ -41,7 +39,7 @@ class Decisions:
     def errors(self) -> list[list[dict[str, str]]]:
         """For each ticket the expressions that could not be evaluated, and why."""
         found: list[list[dict[str, str]]] = [[] for _ in range(self.height)]
-        for error in self.row_errors:
+        for error in self.rules.errors:
             for row, code in enumerate(error.codes.to_list()):
                 if code is not None:
                     found[row].append({"where": error.where, "code": code})
@@ -55,8 +53,7 @@ def decide(tickets: pl.DataFrame, context: pl.DataFrame, policy: Policy) -> Deci
     keyed and uniform over [0, 2^63)); `context` the Int64 context columns, rows in the same
     order. The bits of a ticket's decision depend on its row alone, never on batch or order.
     """
-    frame, feature_errors = policy.features_plan.columns(tickets, context)
-    rules = policy.rules_plan.evaluate(frame)
+    frame, rules = policy.rules_plan.evaluate(tickets, context)
     model = _score(frame, policy)
     arbitration = arbitrate(
         rules,
@@ -72,7 +69,6 @@ def decide(tickets: pl.DataFrame, context: pl.DataFrame, policy: Policy) -> Deci
         model=model,
         model_status=policy.model_status,
         arbitration=arbitration,
-        row_errors=feature_errors + rules.errors,
     )
 
 

@@ -27,13 +27,9 @@ class RowError:
     codes: pl.Series  # String, null where all is well
 
 
-def row_errors(codes: Iterable[pl.Series], height: int) -> list[RowError]:
+def row_errors(codes: Iterable[pl.Series]) -> list[RowError]:
     """The errors in columns of codes, named by where they stand; none of those without any."""
-    return [
-        RowError(each.name, each if each.len() == height else each.new_from_index(0, height))
-        for each in codes
-        if each.null_count() < each.len()
-    ]
+    return [RowError(each.name, each) for each in codes if each.null_count() < each.len()]
 
 
 class FeaturePlan:
@@ -49,14 +45,14 @@ class FeaturePlan:
         base = ticket_scope(workflow)
         symbols = {**base.symbols, **self.history.feature_symbols()}
         self.values = self.history.feature_columns()
-        self._errors: list[pl.Expr] = []
+        self.errors: list[pl.Expr] = []
         for feature in workflow.features:
             if isinstance(feature, HistoryFeature):
                 continue
             row = _compile(feature, Scope(symbols, workflow.calendar))
             self.values.append(row.value.alias(feature.name))
             if row.error is not None:
-                self._errors.append(row.error.alias(f"features.{feature.name}"))
+                self.errors.append(row.error.alias(f"features.{feature.name}"))
             symbols[feature.name] = Symbol(row.type)
         self.scope = Scope(symbols, workflow.calendar)
 
@@ -68,21 +64,30 @@ class FeaturePlan:
         `tickets` holds the workflow's fields and `as_of`; `context` the Int64 context columns in
         the same row order, absent columns meaning null. Any number of rows, also none.
         """
+        frame = self.given(tickets, context)
+        made = self._prepared.evaluate(frame)
+        count = len(self.values)
+        return frame.hstack(made[:count]), row_errors(made[count:])
+
+    def given(self, tickets: pl.DataFrame, context: pl.DataFrame) -> pl.DataFrame:
+        """The tickets' columns and all context columns, from which features are computed."""
         given = {column.name: column for column in context.get_columns()}
-        frame = tickets.hstack(
+        return tickets.hstack(
             [
                 given[name] if name in given else _nulls(name, tickets.height)
                 for name in self.history.context_columns
             ]
         )
-        made = self._prepared.evaluate(frame)
-        count = len(self.values)
-        return frame.hstack(made[:count]), row_errors(made[count:], frame.height)
+
+    @property
+    def given_schema(self) -> dict[str, pl.DataType]:
+        """The types of the columns of `given`."""
+        context = dict.fromkeys(self.history.context_columns, pl.Int64())
+        return ticket_scope(self.workflow).schema | context
 
     @cached_property
     def _prepared(self) -> Prepared:
-        given = dict.fromkeys(self.history.context_columns, pl.Int64())
-        return Prepared(self.values + self._errors, ticket_scope(self.workflow).schema | given)
+        return Prepared(self.values + self.errors, self.given_schema)
 
     def definitions(self) -> dict[str, str]:
         """What each feature means, as canonical JSON: equal text, equal values."""

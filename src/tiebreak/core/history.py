@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from tiebreak.core.bare import sliced
 from tiebreak.core.bookings import Bookings, Strand
 from tiebreak.core.expressions import Symbol
 from tiebreak.core.readings import Probe, Reading, feature_column, feature_type, readings_of
@@ -150,5 +151,4 @@ def context_frame(values: Mapping[str, tuple[Ints, Flags]], height: int) -> pl.D
     is_known = np.concatenate([flags for _, flags in values.values()])
     if not is_known.all():
         flat = flat.set(pl.Series(~is_known), None)
-    first, *others = (flat.slice(i * height, height).alias(name) for i, name in enumerate(values))
-    return first.to_frame().hstack(others)
+    return sliced(flat, list(values), height)

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tiebreak.core.bare import chosen
 from tiebreak.core.text import TextScore
 from tiebreak.core.workflow import FeatureKind
 from tiebreak.errors import InvalidInput
@@ -88,29 +89,22 @@ class FeatureSpec:
 
 def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDArray[np.float32]:
     """The features (n, f) of the rows of `frame`, C-ordered; FeatureColumnMissing."""
-    present = dict(zip(frame.columns, frame.get_columns(), strict=True))
+    present = set(frame.columns)
     absent = [spec.reads for spec in features if spec.reads not in present]
     if absent:
         raise FeatureColumnMissing(features=absent)
     values = np.empty((len(features), frame.height), dtype=np.float64)
+    numbers = {place: spec.reads for place, spec in enumerate(features) if spec.kind == "number"}
+    names = list(dict.fromkeys(numbers.values()))
+    values[list(numbers)] = chosen(frame, names).T[[names.index(n) for n in numbers.values()]]
     for place, spec in enumerate(features):
-        values[place] = _values(spec, present[spec.reads])
+        if spec.kind == "category":
+            values[place] = _codes(spec, frame.get_column(spec.reads))
+        elif spec.text is not None:
+            values[place] = spec.text.scores(frame.get_column(spec.reads))
     out = np.empty((frame.height, len(features)), dtype=np.float32)
     np.clip(values.T, -_FLOAT32_MAX, _FLOAT32_MAX, out=out, casting="same_kind")
     return out
-
-
-def _values(spec: FeatureSpec, column: pl.Series) -> NDArray[np.float64] | list[float]:
-    """The feature of each row, (n,)."""
-    match spec.kind:
-        case "number":
-            is_float = column.dtype == pl.Float64
-            return (column if is_float else column.cast(pl.Float64)).to_numpy()
-        case "category":
-            return _codes(spec, column)
-        case "text":
-            assert spec.text is not None
-            return spec.text.scores(column)
 
 
 def _codes(spec: FeatureSpec, column: pl.Series) -> list[float]:

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tiebreak.core.bands import Band
+from tiebreak.core.bare import stacked
 from tiebreak.core.expressions import Expression, Type, compile_expression
 from tiebreak.core.expressions.prepared import Prepared
 from tiebreak.core.features import FeaturePlan, RowError, row_errors
@@ -32,7 +33,7 @@ class RulesVerdict:
     hard_floor: NDArray[np.int8]  # (n,), LOW where there is none
     hard_ceiling: NDArray[np.int8]  # (n,), CRITICAL where there is none
     escalates: NDArray[np.bool_]  # (n,)
-    errors: list[RowError]
+    errors: list[RowError]  # in features and rules
 
 
 def cut(
@@ -54,7 +55,7 @@ class RulesPlan:
             compile_expression(r.when, features.scope, expect=boolean) for r in self.rules
         ]
         self._fires = [
-            _in_force(rule, condition).fill_null(value=False).alias(rule.id)
+            _in_force(rule, condition).fill_null(value=False).alias(f"fires.{rule.id}")
             for rule, condition in zip(self.rules, self._conditions, strict=True)
         ]
         self._errors = [
@@ -69,23 +70,31 @@ class RulesPlan:
         self._hard_ceiling = self._bound("ceiling", is_hard=True)
         self._escalates = np.array([r.effect == "escalate" for r in self.rules], dtype=np.bool_)
 
-    def evaluate(self, frame: pl.DataFrame) -> RulesVerdict:
-        """The verdict on every row of a frame that holds fields, `as_of` and features."""
-        fired, errors = self._evaluated(frame)
+    def evaluate(
+        self, tickets: pl.DataFrame, context: pl.DataFrame
+    ) -> tuple[pl.DataFrame, RulesVerdict]:
+        """The frame of `FeaturePlan.columns`, and the verdict on every row of it."""
+        given = self._features.given(tickets, context)
+        made = self._prepared.evaluate(given)
+        features, fires = len(self._features.values), len(self._fires)
+        fired = np.empty((given.height, fires), dtype=np.bool_)
+        if fires:
+            fired[:] = stacked(made[features : features + fires])
         points = fired @ self._points
         ceiling = _lowest(fired, self._ceiling)
         band = np.maximum(
             np.minimum(cut(points, self._cuts), ceiling), _highest(fired, self._floor)
         )
-        return RulesVerdict(
+        verdict = RulesVerdict(
             fired=fired,
             points=points,
             band=band,
             hard_floor=_highest(fired, self._hard_floor),
             hard_ceiling=_lowest(fired, self._hard_ceiling),
             escalates=np.asarray((fired & self._escalates).any(axis=1), dtype=np.bool_),
-            errors=errors,
+            errors=row_errors(made[features + fires :]),
         )
+        return given.hstack(made[:features]), verdict
 
     def reasons(self, frame: pl.DataFrame, verdict: RulesVerdict) -> list[list[dict[str, Any]]]:
         """The rules that fired for each ticket: id, effect, message and the values they read."""
@@ -111,18 +120,13 @@ class RulesPlan:
                 )
         return reasons
 
-    def _evaluated(self, frame: pl.DataFrame) -> tuple[NDArray[np.bool_], list[RowError]]:
-        """Which rules fire, (n, rules), and what could not be evaluated."""
-        made = self._prepared.evaluate(frame)
-        fired = np.empty((frame.height, len(self._fires)), dtype=np.bool_)
-        for number in range(len(self._fires)):
-            fired[:, number] = made[number].to_numpy()
-        return fired, row_errors(made[len(self._fires) :], frame.height)
-
     @cached_property
     def _prepared(self) -> Prepared:
+        """Features and rules as one, so that both go through one query."""
+        features = self._features
         return Prepared(
-            self._fires + self._errors, self._features.scope.schema, held=self._features.values
+            [*features.values, *self._fires, *features.errors, *self._errors],
+            features.given_schema,
         )
 
     def _bound(self, effect: str, *, is_hard: bool = False) -> Bound:

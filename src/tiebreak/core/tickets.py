@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, cast
@@ -17,6 +17,7 @@ from typing import Any, cast
 import orjson
 import polars as pl
 
+from tiebreak.core.bare import Column, converted, framed, maker, named
 from tiebreak.core.bodies import MAX_PROBLEMS, Problems, load_object
 from tiebreak.core.suggestions import did_you_mean
 from tiebreak.core.values import Reader, Unfit, reader
@@ -39,8 +40,9 @@ COLUMN_TYPES: dict[FieldType, pl.DataType] = {
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = "%Y-%m-%dT%H:%M:%S%.fZ"  # as `canonical` writes it, with or without a fraction
-_SINGLE_ROWS = 16  # up to here values are faster made into columns than decoded again (measured)
-_FEW_ROWS = 48  # up to here one call that looks at rows is faster than one a column (measured)
+_FEW_ROWS = 32  # up to here values are faster made into columns than decoded again (measured)
+
+_integers = maker(pl.Int64())
 
 Values = dict[str, Any]
 
@@ -61,6 +63,7 @@ class Schema:
         self._lax: list[tuple[str, str, bool, Reader]] = [
             (f.name, f.source or f.name, f.required, reader(f, is_lax=True)) for f in fields
         ]
+        self._makers = [(name, _maker(kind)) for name, kind in self.columns.items()]
         self._required = frozenset(field.name for field in fields if field.required)
         self._times = [f.name for f in fields if f.type is FieldType.TIMESTAMP]
         self._dates = [f.name for f in fields if f.type is FieldType.DATE]
@@ -141,8 +144,10 @@ class Schema:
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Rows of values as typed columns in schema order, (len(rows), fields); missing is null."""
-        if 0 < len(rows) <= _FEW_ROWS:
-            return pl.DataFrame(rows, schema=self.columns, orient="row")
+        if 0 < len(rows) <= _FEW_ROWS and self.names:
+            return framed(
+                [make(name, [row.get(name) for row in rows]) for name, make in self._makers]
+            )
         return pl.DataFrame(
             [
                 _column(name, kind, [row.get(name) for row in rows])
@@ -159,7 +164,7 @@ class Schema:
 
     def submitted(self, submissions: Sequence[Submission]) -> pl.DataFrame:
         """The values of submissions as `frame` gives them."""
-        if len(submissions) <= _SINGLE_ROWS:
+        if len(submissions) <= _FEW_ROWS:
             return self.frame([each.values for each in submissions])
         return self.load_frame([each.content.decode() for each in submissions])
 
@@ -276,6 +281,13 @@ def _column(name: str, kind: pl.DataType, values: list[Any]) -> pl.Series:
     return pl.Series(name, values, dtype=kind)
 
 
+def _maker(kind: pl.DataType) -> Callable[[str, list[Any]], Column]:
+    """What makes a bare column of a few values; Polars is slow at moments alone."""
+    if kind == COLUMN_TYPES[FieldType.TIMESTAMP]:
+        return _moments
+    return maker(kind)
+
+
 def _json_type(kind: pl.DataType) -> pl.DataType:
     """The column type in which canonical JSON holds values of this one."""
     return pl.String() if kind.is_temporal() else kind
@@ -290,8 +302,13 @@ def _typed(name: str, kind: pl.DataType) -> pl.Expr:
 
 def moments(name: str, values: Iterable[datetime | None]) -> pl.Series:
     """Moments as a column (Datetime us UTC)."""
+    made = _moments(name, values)
+    return named(made, name, made.len())
+
+
+def _moments(name: str, values: Iterable[datetime | None]) -> Column:
     since = [None if moment is None else _microseconds(moment) for moment in values]
-    return pl.Series(name, since, dtype=pl.Int64).cast(COLUMN_TYPES[FieldType.TIMESTAMP])
+    return converted(_integers(name, since), COLUMN_TYPES[FieldType.TIMESTAMP])
 
 
 def _microseconds(moment: datetime) -> int:

@@ -28,38 +28,33 @@ def decision_rows(
 ) -> list[Row]:
     """The rows of `decisions`, without the seal's columns, in the order of the tickets."""
     rules = decisions.rules
-    varying = {
+    count = len(tickets)
+    identifiers = [
+        decision_id(t.as_of, t.workflow, t.ticket_id, t.revision, ordinal)
+        for t, ordinal in zip(tickets, ordinals, strict=True)
+    ]
+    columns = {
+        "as_of": [ticket.as_of for ticket in tickets],
+        "decision_id": identifiers,
+        "workflow": [ticket.workflow for ticket in tickets],
+        "ticket_id": [ticket.ticket_id for ticket in tickets],
+        "revision": [ticket.revision for ticket in tickets],
+        "ordinal": ordinals,
+        "decided_at": [decided_at] * count,
+        "policy_hash": [decisions.policy.hash] * count,
+        "fingerprint": [fingerprint] * count,
+        "model_status": [decisions.model_status] * count,
+        "base_value": [None if decisions.model is None else decisions.model.base_value] * count,
         **_arbitrated(decisions.arbitration),
         "rules_band": rules.band.tolist(),
         "rules_points": rules.points.tolist(),
         "hard_floor": [None if floor == Band.LOW else floor for floor in rules.hard_floor.tolist()],
         "fired": [_json(reasons) for reasons in decisions.reasons()],
         "errors": [_json(errors) for errors in decisions.errors()],
-        **_scored(decisions.model, len(tickets)),
+        **_scored(decisions.model, count),
     }
-    same = {
-        "decided_at": decided_at,
-        "policy_hash": decisions.policy.hash,
-        "fingerprint": fingerprint,
-        "model_status": decisions.model_status,
-        "base_value": None if decisions.model is None else decisions.model.base_value,
-    }
-    columns_of_rows = zip(*varying.values(), strict=True)
-    return [
-        {
-            "as_of": ticket.as_of,
-            "decision_id": decision_id(
-                ticket.as_of, ticket.workflow, ticket.ticket_id, ticket.revision, ordinal
-            ),
-            "workflow": ticket.workflow,
-            "ticket_id": ticket.ticket_id,
-            "revision": ticket.revision,
-            "ordinal": ordinal,
-            **same,
-            **dict(zip(varying, values, strict=True)),
-        }
-        for ticket, ordinal, values in zip(tickets, ordinals, columns_of_rows, strict=True)
-    ]
+    names = tuple(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _arbitrated(verdict: Arbitration) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from tiebreak.core.features import FeaturePlan
 from tiebreak.core.history import HistoryPlan
 from tiebreak.core.rules import RulesPlan
-from tiebreak.core.stored import StoredTicket, columns
+from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.tickets import Schema, ticket_schema
 from tiebreak.core.workflow import RuleSet, Workflow
 from tiebreak.errors import InvalidInput
@@ -160,14 +160,15 @@ class _Reader:
         async with self.db.connection() as conn:
             fired = await decided(conn, rows, by=self.known_by)
             is_decided = [(row["ticket_id"], row["revision"]) in fired for row in rows]
-            whole = await self._computed(conn, rows, is_context_given=True)
+            given = await self._given(conn, rows, is_context_given=True)
+            whole, verdict = self.rules.evaluate(*given)
             some = [place for place, told in enumerate(is_decided) if told][:MOST]
             if some:
                 chosen = [rows[place] for place in some]
-                anew = await self._computed(conn, chosen, is_context_given=False)
+                given = await self._given(conn, chosen, is_context_given=False)
+                anew, _ = self.plan.columns(*given)
                 told = [fired[row["ticket_id"], row["revision"]] for row in chosen]
                 self.likeness.count(self.plan.names, whole[some], anew, told)
-        verdict = self.rules.evaluate(whole)
         slices = self.plan.workflow.slices
         return whole.select(
             "as_of",
@@ -180,17 +181,15 @@ class _Reader:
             pl.Series(dataset.RULES_BAND, verdict.band, dtype=pl.Int8),
         )
 
-    async def _computed(
+    async def _given(
         self, conn: Connection, rows: Sequence[Mapping[str, Any]], *, is_context_given: bool
-    ) -> pl.DataFrame:
-        """Fields and features, by the context that was given or by what the log holds."""
+    ) -> Columns:
+        """Fields and context, as it was given or by what the log holds."""
         tickets = [StoredTicket.from_row(row, self.schema) for row in rows]
         frame, context = columns(tickets, self.schema, self.plan.history.context_columns)
         if not is_context_given:
             context = context.clear(frame.height)
-        context = await complete(conn, self.log, frame, context, self.entity_secret)
-        whole, _ = self.plan.columns(frame, context)
-        return whole
+        return frame, await complete(conn, self.log, frame, context, self.entity_secret)
 
 
 async def _ticket_chunks(

@@ -4,8 +4,8 @@ Polars plans a query for each batch, which for the few tickets of one takes far 
 compute it. `Prepared` takes expressions apart once: operators are then called on the columns
 themselves, and only functions (of texts, times, tags and places) go through a query, together.
 
-Columns are Polars' bare ones, below `pl.Series`, whose methods take several times as long as what
-they do to a few rows: this is the one place that reads what Polars does not promise to keep.
+Columns are Polars' bare ones (`core.bare`), because methods of `pl.Series` take several times as
+long as what they do to a few rows.
 """
 
 from __future__ import annotations
@@ -17,25 +17,17 @@ from typing import Any, cast
 
 import orjson
 import polars as pl
-from polars._utils.wrap import wrap_s
 
-Column = Any  # a bare column
+from tiebreak.core.bare import Column, bare, bare_columns, named
+
 Call = Callable[..., Column]
 Operation = tuple[Call, Sequence[int]]  # a call, and the places of its operands
 
 
-def _bare(series: pl.Series) -> Column:
-    return series._s  # pyright: ignore[reportPrivateUsage]
-
-
-def _bare_columns(frame: pl.DataFrame) -> list[Column]:
-    return frame._df.get_columns()  # pyright: ignore[reportPrivateUsage]
-
-
 MAX_DEPTH = 40  # what nests deeper goes through the query
 
-_TRUE, _FALSE = (_bare(pl.Series([value], dtype=pl.Boolean)) for value in (True, False))
-_ZERO = _bare(pl.Series([0.0]))
+_TRUE, _FALSE = (bare(pl.Series([value], dtype=pl.Boolean)) for value in (True, False))
+_ZERO = bare(pl.Series([0.0]))
 _BARE = cast("Any", type(_TRUE))
 _INTEGER, _WIDE, _NUMBER, _BOOLEAN = pl.Int64(), pl.Int128(), pl.Float64(), pl.Boolean()
 _EQUALITY: Mapping[str, Call] = {"Eq": _BARE.eq, "NotEq": _BARE.neq}
@@ -77,19 +69,12 @@ class _Level:
 class Prepared:
     """Named expressions over frames with these columns; each may read those before it.
 
-    They give the bits that a query with them would give. `held` are named expressions that the
-    frames hold already under their names: these are read, not computed again.
+    They give the bits that a query with them would give.
     """
 
-    def __init__(
-        self,
-        expressions: Sequence[pl.Expr],
-        schema: Mapping[str, pl.DataType],
-        held: Sequence[pl.Expr] = (),
-    ) -> None:
+    def __init__(self, expressions: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> None:
         self._schema = dict(schema)
         self._depth = 0
-        self._held = {_unnamed(each).meta.serialize(): each.meta.output_name() for each in held}
         self._levels = [_Level()]
         self._level_of: list[int] = []  # by place
         self._constants: list[Column] = []  # by place
@@ -104,19 +89,21 @@ class Prepared:
 
     def evaluate(self, frame: pl.DataFrame) -> list[pl.Series]:
         """The column of each expression, in their order. Any number of rows, also none."""
-        given = dict(zip(frame.columns, _bare_columns(frame), strict=True))
+        if not frame.height:  # for none of which Polars' functions of a constant give one row
+            return [made.head(0) for made in self.evaluate(frame.clear(1))]
+        given = dict(zip(frame.columns, bare_columns(frame), strict=True))
         places = self._constants.copy()
         for name, place in self._given.items():
             places[place] = given[name]
         for level in self._levels:
             if level.queries:
-                made = [wrap_s(places[at]).alias(name) for name, at in level.made.items()]
+                made = [named(places[at], name, frame.height) for name, at in level.made.items()]
                 found = frame.hstack(made).select_seq(level.queries.values())
-                for place, column in zip(level.queries, _bare_columns(found), strict=True):
+                for place, column in zip(level.queries, bare_columns(found), strict=True):
                     places[place] = column
             for place, call, operands in level.calls:
                 places[place] = call(*[places[operand] for operand in operands])
-        return [wrap_s(places[place]).alias(name) for name, place in self._made.items()]
+        return [named(places[at], name, frame.height) for name, at in self._made.items()]
 
     def _type(self, expression: pl.Expr) -> pl.DataType:
         names = expression.meta.root_names()
@@ -135,8 +122,6 @@ class Prepared:
         if expression.meta.is_column():
             return self._column(expression.meta.output_name())
         key = expression.meta.serialize()
-        if key in self._held:
-            return self._column(self._held[key])
         if key not in self._known:
             self._depth += 1
             operation = self._operation(expression) if self._depth <= MAX_DEPTH else None
@@ -267,7 +252,7 @@ def _constant(expression: pl.Expr, type_: pl.DataType) -> Column | None:
     given = pl.select(expression).to_series()
     constant = given.cast(type_, strict=False)
     is_same = given.dtype == type_ or constant.item() == given.item()
-    return _bare(constant) if is_same else None
+    return bare(constant) if is_same else None
 
 
 def _cast(type_: pl.DataType, strict: bool, column: Column) -> Column:
