@@ -125,7 +125,9 @@ async def _batch(
     begins = await starts.read(cast(Connection, conn), tick.workflow, question, tick.at)
     assert begins is not None
     question = question.but(begins.totals)
-    row = await conn.fetchrow(_PROBE, tick.workflow, 1, tick.at, *question.arguments())
+    row = await conn.fetchrow(
+        _PROBE, tick.workflow, 1, tick.at, *question.arguments(starts.booked_us)
+    )
     assert row is not None
     assert begins.complete(tick, question.known(tick, dict(row))) is not None
     return time.perf_counter() - begun
@@ -181,7 +183,7 @@ _CLOCK = """
     INSERT INTO workflow_clocks (workflow, last_as_of, decided_through) VALUES ($1, $2, $2)
 """
 
-_PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7)"
+_PROBE = "SELECT * FROM history_probe($1, $2, $3, $4, $5, $6, $7, $8)"
 
 _LOG = """
     INSERT INTO history_log (workflow, generation, entity_key, known_at, totals)
