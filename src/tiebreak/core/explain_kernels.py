@@ -99,9 +99,7 @@ def explain_few(
     test_count = len(test_features)
     group_count, width = group_tests.shape
     most = max(1, min(_WORDS, (row_count + _LANES - 1) // _LANES))
-    is_left = np.zeros(
-        (test_count + 1, most * _LANES), np.uint16
-    )  # the last is for filled-up places
+    is_left = np.zeros((test_count + 1, most * _LANES), np.uint16)  # the last fills places up
     words = is_left.view(np.uint64)
     columns = np.empty((feature_count, most * _LANES), np.float32)
     patterns = np.empty((group_count, most), np.uint64)

@@ -100,7 +100,8 @@ def feature_matrix(features: Sequence[FeatureSpec], frame: pl.DataFrame) -> NDAr
     for place, spec in enumerate(features):
         if spec.kind == "category":
             values[place] = _codes(spec, frame.get_column(spec.reads))
-        elif spec.text is not None:
+        elif spec.kind == "text":
+            assert spec.text is not None
             values[place] = spec.text.scores(frame.get_column(spec.reads))
     out = np.empty((frame.height, len(features)), dtype=np.float32)
     np.clip(values.T, -_FLOAT32_MAX, _FLOAT32_MAX, out=out, casting="same_kind")

@@ -131,11 +131,11 @@ class Serving:
                     pending.fail(result)
         if admitted.tickets:
             rows = decided.result()
-            told = Meanwhile(lambda: [self.told(active, row) for row in rows])
-            stored = await self._commit(rows, told)
-            if stored is not rows:
-                told = Meanwhile(lambda: [self.told(active, row) for row in stored])
-            for index, each in enumerate(told.result()):
+            telling = Meanwhile(lambda: [self.told(active, row) for row in rows])
+            stored = await self._commit(rows, telling)
+            is_ours = stored is rows
+            told = telling.result() if is_ours else [self.told(active, row) for row in stored]
+            for index, each in enumerate(told):
                 for pending in fresh[index]:
                     pending.settle(each)
         await asyncio.gather(*(self._tell_again(active, *each) for each in earlier))
