@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from polars._utils.wrap import wrap_df, wrap_s
@@ -71,18 +72,19 @@ def sliced(column: pl.Series, names: Sequence[str], height: int) -> pl.DataFrame
     return framed(parts)
 
 
-def stacked(columns: Sequence[pl.Series]) -> NDArray[Any]:
-    """Columns of different names beside each other, (n, columns), in the type that they share."""
-    return _array(_FRAME([bare(each) for each in columns]))
+def stacked(columns: Sequence[pl.Series]) -> NDArray[np.bool_]:
+    """Columns without null beside each other, (n, columns), booleans."""
+    return _array([bare(each) for each in columns], columns[0].len() if columns else 0, np.bool_)
 
 
-def chosen(frame: pl.DataFrame, names: Sequence[str]) -> NDArray[Any]:
-    """Numbers and booleans of these different names, (n, names), in the type that they share.
-
-    Null is NaN, or None among objects where there are no floats; both are NaN as a float.
-    """
-    return _array(frame._df.select(names))
+def chosen(frame: pl.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+    """Numbers and booleans of these different names, (n, names); null is NaN."""
+    return _array(frame._df.select(names).get_columns(), frame.height, np.float64)
 
 
-def _array(frame: Any) -> NDArray[Any]:
-    return frame.to_numpy("fortran", writable=False, allow_copy=True)
+def _array(columns: Sequence[Column], height: int, type_: type[Any]) -> NDArray[Any]:
+    """Bare columns beside each other; a whole frame would be handed to a thread of Polars."""
+    out = np.empty((len(columns), height), dtype=type_)
+    for row, column in zip(out, columns, strict=True):
+        row[:] = column.to_numpy(writable=False, allow_copy=True)
+    return out.T
