@@ -9,6 +9,7 @@ the one place that reads what Polars does not promise to keep.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, cast
 
 import numpy as np
@@ -47,10 +48,23 @@ def named(column: Column, name: str, height: int) -> pl.Series:
 
 def maker(type_: pl.DataType) -> Callable[[str, list[Any]], Column]:
     """What makes a bare column of this type, by its name and its values or None."""
+    if type_ == pl.List(pl.String()):
+        return _lists
     make = _MAKERS.get(type_)
     if make is None:
         return lambda name, values: _COLUMN.new_from_any_values_and_dtype(name, values, type_, True)
     return lambda name, values: make(name, values, True)
+
+
+def _lists(name: str, values: list[Sequence[str] | None]) -> Column:
+    """Lists of texts, each cut out of one column of all their texts."""
+    given = [each for each in values if each is not None]
+    texts = _COLUMN.new_str("", list(chain.from_iterable(given)), True)
+    lasts = list(accumulate(map(len, given), initial=0))
+    cut = map(texts.slice, lasts, map(len, given))
+    lists = [None if each is None else next(cut) for each in values]
+    # The first one, which is left out again, gives the type where all are null.
+    return _COLUMN.new_series_list(name, [texts.slice(0, 0), *lists], True).slice(1, len(values))
 
 
 def converted(column: Column, type_: pl.DataType) -> Column:
