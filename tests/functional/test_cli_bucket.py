@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import orjson
+import pytest
 from tests import s3
 from tests.functional.test_cli_frame import tiebreak
 
@@ -23,6 +24,7 @@ def test_a_sound_bucket_passes_and_no_credential_is_shown(s3_server: s3.S3) -> N
     assert secrets_in(done.stdout + done.stderr) == []
 
 
+@pytest.mark.full
 def test_a_bucket_that_is_away_is_told(s3_server: s3.S3) -> None:
     environment = s3_server.environment()
     environment["TIEBREAK_ARTIFACTS__ENDPOINT_URL"] = s3.S3().endpoint_url

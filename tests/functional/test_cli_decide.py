@@ -207,6 +207,7 @@ def test_memory_does_not_grow_with_the_file(
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", pytest.param("parquet", marks=pytest.mark.full)])
+@pytest.mark.full
 def test_killed_again_and_again_it_decides_and_writes_each_ticket_once(
     place: Place, tickets: pl.DataFrame, tmp_path: Path, suffix: str
 ) -> None:
@@ -237,6 +238,7 @@ def test_killed_again_and_again_it_decides_and_writes_each_ticket_once(
     assert not decisions.with_name(decisions.name + ".mark").exists()
 
 
+@pytest.mark.full
 def test_a_changed_file_is_decided_from_its_start(
     place: Place, tickets: pl.DataFrame, tmp_path: Path
 ) -> None:

@@ -422,6 +422,7 @@ def test_the_journal_is_narrowed(place: Place) -> None:
     assert "Journal" in out
 
 
+@pytest.mark.full
 def test_an_assessment_has_intervals_and_puts_another_model_beside(place: Place) -> None:
     since = ("--since", f"{END - timedelta(days=90):%Y-%m-%d}")
     decide = ("tickets", "decide", "locate", *since, "--as", "ann")
@@ -505,6 +506,7 @@ def test_tables_for_people_name_what_matters(place: Place) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_a_new_history_feature_is_rebuilt_trained_and_installed(
     place: Place, live: tuple[Path, list[dict[str, Any]]], simulation: Simulation
 ) -> None:

@@ -41,6 +41,7 @@ def keys(settings: Settings, valkey_url: str) -> Any:
     return run
 
 
+@pytest.mark.full
 def test_a_key_is_made_listed_and_revoked(keys: Any) -> None:
     code, made = keys("create", "--person", "ann", "--role", "service", "--role", "lead")
     assert code == 0

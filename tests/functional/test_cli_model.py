@@ -63,6 +63,7 @@ def imported(place: Place, seed: int = 0) -> str:
     return place.json("model", "import", path, *key, *BY_ANN)["digest"]
 
 
+@pytest.mark.full
 def test_a_legacy_model_is_brought_in_listed_shown_and_compared(place: Place) -> None:
     first, second = imported(place), imported(place, seed=1)
     listed = place.json("model", "list", "--workflow", "locate")
@@ -160,6 +161,7 @@ def test_a_bundle_moves_to_a_server_that_only_verifies(place: Place) -> None:
     assert other["error"]["code"] == "unknown_workflow"
 
 
+@pytest.mark.full
 def test_a_revoked_key_takes_its_models_out_of_service(place: Place) -> None:
     digest = imported(place)
     refused = place.json("model", "revoke", "k1", *BY_ANN, code=3)["error"]

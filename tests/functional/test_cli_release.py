@@ -139,6 +139,7 @@ def test_a_refused_proposal_stores_nothing(
     assert len(empty.json("workflow", "show", "locate")["versions"]) == 1, refused
 
 
+@pytest.mark.full
 def test_a_demotion_is_signed_by_another_in_time_or_loudly_late(place: Place) -> None:
     error = place.json("release", "demote", "locate", *BY_ANN, code=5)["error"]
     assert error["code"] == "nothing_before"

@@ -59,6 +59,7 @@ def digest(place: Place) -> str:
     return digest
 
 
+@pytest.mark.full
 def test_a_snapshot_is_kept_used_again_and_made_again(place: Place) -> None:
     told = place.json("train", "locate", *TRAINING)
     before = place.json("snapshots", "list")["snapshots"]
@@ -196,6 +197,7 @@ def test_a_correction_made_when_the_outcome_was_known_does_not_train(
     assert after not in _artifacts(place).list_snapshots()
 
 
+@pytest.mark.full
 def test_a_leak_stops_a_run_until_it_is_waived(place: Place, in_production: None) -> None:
     """Tickets were decided by other history than training reads."""
     training = ("train", "locate", "--as", "ann", "--trees", 5)

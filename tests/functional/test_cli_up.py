@@ -129,6 +129,7 @@ def _answered(tiebreak: Tiebreak, answer: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.full
 def test_up_runs_until_it_is_told_to_stop_and_survives_being_killed(tiebreak: Tiebreak) -> None:
     process = tiebreak.begin()
     tiebreak.until(lambda parts: parts["tasks"]["state"] == "running", 60)

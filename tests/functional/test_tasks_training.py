@@ -242,6 +242,7 @@ def api(place: Place) -> Generator[Callable[[Role], httpx.Client]]:
             each.close()
 
 
+@pytest.mark.full
 def test_a_run_is_started_followed_and_ended_over_http(
     place: Place, worker: subprocess.Popen[bytes], api: Callable[[Role], httpx.Client]
 ) -> None:

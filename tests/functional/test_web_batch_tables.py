@@ -150,6 +150,7 @@ def test_a_parquet_body_over_the_limit_is_refused(
     assert listed(site) == 0
 
 
+@pytest.mark.full
 def test_a_bomb_ends_its_own_request_only(site: Site) -> None:
     out = io.BytesIO()
     pl.DataFrame({"ticket_id": ["x" * 4_000] * 100_000}).write_parquet(out)

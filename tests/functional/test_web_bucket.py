@@ -129,6 +129,7 @@ def test_the_model_outlives_the_bucket_and_the_worker(bench: Bench) -> None:
         assert bench.decide(url, "three")["model"] == first["model"]
 
 
+@pytest.mark.full
 def test_a_start_without_bucket_and_copy_is_by_rules_until_the_bucket_is_back(
     bench: Bench,
 ) -> None:

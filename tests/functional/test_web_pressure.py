@@ -154,6 +154,7 @@ def test_a_body_that_does_not_arrive_is_given_up(
     assert b'"code":"body_too_slow"' in found
 
 
+@pytest.mark.full
 def test_a_batch_whose_lines_stop_coming_is_given_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def counted(text: str) -> float:
     )
 
 
+@pytest.mark.full
 def test_two_workers_share_a_port_and_every_scrape_tells_the_total(workers: Workers) -> None:
     workers.start(2)
     for number in range(40):
@@ -197,6 +198,7 @@ def test_a_batch_is_told_where_it_was_interrupted(workers: Workers) -> None:
     assert workers.processes[0].wait(20) is not None
 
 
+@pytest.mark.full
 def test_a_killed_worker_loses_no_acknowledged_decision(workers: Workers) -> None:
     workers.start(1)
     answered = [workers.post(f"t{number}").json() for number in range(20)]

@@ -323,6 +323,7 @@ async def test_recomputed_context_is_what_admission_stored(bench: Bench) -> None
         assert known == orjson.loads(row["context"])
 
 
+@pytest.mark.full
 async def test_a_new_history_feature_is_computed_from_the_log_of_all_history(
     bench: Bench, tmp_path: Path
 ) -> None:

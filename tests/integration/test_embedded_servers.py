@@ -194,6 +194,7 @@ def test_root_in_a_private_folder_uses_copies_elsewhere(monkeypatch: pytest.Monk
         shutil.rmtree(private)
 
 
+@pytest.mark.full
 def test_valkey_is_adopted_and_keeps_what_was_written_over_a_kill(folder: Path) -> None:
     server = valkey.start(folder, QUEUE_PASSWORD)
     client = redis.Redis.from_url(server.url)
@@ -250,6 +251,7 @@ def test_the_stack_is_stopped_by_its_last_user(folder: Path) -> None:
         assert again.keyring == outer.keyring
 
 
+@pytest.mark.full
 def test_a_killed_user_does_not_keep_the_stack_from_being_stopped(folder: Path) -> None:
     settings = Settings(data_dir=folder, database=DatabaseSettings(), redis=RedisSettings())
     with (folder / "use.lock").open("w") as other:

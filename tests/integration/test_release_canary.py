@@ -560,6 +560,7 @@ async def happened(site: Site, release: Release, last: Event) -> list[tuple[Even
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.full
 async def test_a_canary_goes_on_where_it_was_when_what_steps_it_was_killed(
     site: Site, service: DecisionService
 ) -> None:

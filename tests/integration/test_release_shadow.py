@@ -172,6 +172,7 @@ CAUSES: dict[Kind, str] = {
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.full
 async def test_bad_candidates_are_quarantined_and_production_answers(
     site: Site,
     service: DecisionService,

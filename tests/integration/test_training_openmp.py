@@ -53,6 +53,7 @@ def test_the_library_alone_does_not_load_there(bare: dict[str, str]) -> None:
     assert NAME in done.stderr
 
 
+@pytest.mark.full
 def test_training_there_gives_the_same_bytes(bare: dict[str, str]) -> None:
     done = python(TRAIN, bare)
     assert done.returncode == 0, done.stderr

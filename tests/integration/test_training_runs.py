@@ -185,6 +185,7 @@ async def test_a_run_leaves_a_signed_bundle_and_its_record(trainer: Trainer) -> 
     assert seen
 
 
+@pytest.mark.full
 async def test_the_same_data_seed_and_parameters_give_the_same_unsigned_bytes(
     trainer: Trainer,
 ) -> None:
@@ -261,6 +262,7 @@ async def test_a_ticket_that_is_erased_while_a_run_trains_on_it_is_not_kept(
     assert ticket not in left.frame[TICKET_ID]
 
 
+@pytest.mark.full
 async def test_who_stops_waiting_ends_the_run(trainer: Trainer) -> None:
     running = asyncio.create_task(trainer.run(LONG, _quiet))
     await until(trainer, fitting)
@@ -271,6 +273,7 @@ async def test_who_stops_waiting_ends_the_run(trainer: Trainer) -> None:
     assert (record["state"], record["metrics"]["cancelled_by"]) == ("cancelled", "ann")
 
 
+@pytest.mark.full
 async def test_a_run_that_takes_too_long_is_ended(trainer: Trainer) -> None:
     record = await refused(limited(trainer, wall_seconds=6.0), LONG, RunTimedOut)
     assert record["state"] == "timed_out"
@@ -332,6 +335,7 @@ async def test_one_run_of_a_workflow_at_a_time_on_all_hosts(
     await other_db.close()
 
 
+@pytest.mark.full
 async def test_two_started_at_once_make_one_run(trainer: Trainer) -> None:
     before = len(await records.ended(trainer.db, limit=1000))
     done = await asyncio.gather(
@@ -341,6 +345,7 @@ async def test_two_started_at_once_make_one_run(trainer: Trainer) -> None:
     assert len(await records.ended(trainer.db, limit=1000)) == before + 1
 
 
+@pytest.mark.full
 async def test_a_run_that_lost_its_turn_keeps_nothing(trainer: Trainer, urls: DatabaseUrls) -> None:
     """As when its host was cut off and others took it for dead."""
     running = asyncio.create_task(trainer.run(LONG, _quiet))
@@ -356,6 +361,7 @@ async def test_a_run_that_lost_its_turn_keeps_nothing(trainer: Trainer, urls: Da
     assert (await nothing_came(trainer))["state"] == "abandoned"
 
 
+@pytest.mark.full
 async def test_what_is_handed_over_must_be_what_was_asked_for(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +429,7 @@ async def test_a_queued_run_that_is_cancelled_never_runs(trainer: Trainer) -> No
     assert (record["state"], record["metrics"]["cancelled_by"]) == ("cancelled", "bob")
 
 
+@pytest.mark.full
 async def test_a_run_whose_supervisor_is_gone_is_found(trainer: Trainer) -> None:
     async with turns.held(trainer.db, LOCATE.name) as conn:
         assert conn is not None
@@ -433,6 +440,7 @@ async def test_a_run_whose_supervisor_is_gone_is_found(trainer: Trainer) -> None
     assert (await ended(trainer))["run_id"] == str(done.run_id)
 
 
+@pytest.mark.full
 async def test_a_database_that_goes_away_ends_the_run(trainer: Trainer, urls: DatabaseUrls) -> None:
     running = asyncio.create_task(trainer.run(LONG, _quiet))
     await until(trainer, fitting)

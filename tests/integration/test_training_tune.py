@@ -21,6 +21,7 @@ def _train(trials: int = 0, seconds: float | None = None, seed: int = 7) -> Trai
     return train(snapshot(1_500), chosen, lambda *_: None, fingerprint="here")
 
 
+@pytest.mark.full
 def test_a_search_with_a_budget_of_time_is_repeated_by_its_trials() -> None:
     timed = _train(seconds=1.0)
     trials = timed.manifest["parameters"]["trials"]
@@ -31,6 +32,7 @@ def test_a_search_with_a_budget_of_time_is_repeated_by_its_trials() -> None:
     assert "optuna" in timed.manifest["versions"]
 
 
+@pytest.mark.full
 def test_another_number_of_trials_or_seed_is_another_bundle() -> None:
     one = pack(_train(6).parts)
     assert pack(_train(9).parts) != one
