@@ -22,6 +22,7 @@ from tiebreak.ingest.rows import MAX_ROW_BYTES, FileUnreadable, Kind, Row
 from tiebreak.supervised.process import ENVIRONMENT
 
 LINE_BYTES = 4 * MAX_ROW_BYTES
+READ_BYTES = 1 << 16
 SMALLER = "Write it anew with row groups or record batches of some 10,000 rows."
 
 _TIMES: dict[str, Callable[[str], date]] = {
@@ -135,15 +136,19 @@ async def stream_foreign(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=ENVIRONMENT,
-        limit=LINE_BYTES,
     )
     assert child.stdout is not None
     feeding = None if is_file else asyncio.create_task(_feed(child, source))
     try:
-        while line := await child.stdout.readline():
-            row = decoder.row(line)
-            if row is not None:
-                yield row, len(line)
+        rest = b""
+        while said := await child.stdout.read(READ_BYTES):
+            *lines, rest = (rest + said).split(b"\n")
+            if len(rest) > LINE_BYTES:
+                raise FileUnreadable(f"{name} made its reader fail.", hint=SMALLER)
+            for line in lines:
+                row = decoder.row(line)
+                if row is not None:
+                    yield row, len(line) + 1
         if feeding is not None:
             await feeding
         decoder.end(await child.wait())

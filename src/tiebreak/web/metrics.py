@@ -55,7 +55,7 @@ class Metrics:
             ("workflow", "band", "route", "model"),
             registry=registry,
         )
-        self.batch_lines = Counter(
+        self._batch_lines = Counter(
             "tiebreak_batch_lines_total",
             "Lines of batches, by the status of their answer.",
             ("workflow", "status"),
@@ -63,6 +63,7 @@ class Metrics:
         )
         self._served: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._decided: dict[tuple[str, ...], Counter] = {}
+        self._lines: dict[tuple[str, int], Counter] = {}
         self._queued = 0
         self._waiting = Gauge(
             "tiebreak_queue_waiting",
@@ -94,6 +95,13 @@ class Metrics:
         child = self._decided.get(key)
         if child is None:
             child = self._decided[key] = self.decisions.labels(*key)
+        child.inc()
+
+    def line(self, workflow: str, status: int) -> None:
+        """Count an answered line of a batch."""
+        child = self._lines.get((workflow, status))
+        if child is None:
+            child = self._lines[workflow, status] = self._batch_lines.labels(workflow, str(status))
         child.inc()
 
     def queued(self, waiting: int) -> None:

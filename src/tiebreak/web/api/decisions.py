@@ -38,7 +38,7 @@ from tiebreak.web.bodies import (
 )
 from tiebreak.web.deadlines import Awaited
 from tiebreak.web.headers import headers_of
-from tiebreak.web.problems import known, refused, status_of
+from tiebreak.web.problems import refused
 from tiebreak.web.shapes import Decision
 from tiebreak.web.site import Site, site_of
 
@@ -96,10 +96,10 @@ async def decide_batch(request: Request, workflow: str = WORKFLOW) -> Response:
     site = site_of(request)
     site.service.schema(workflow)
     kind = check_content_type(headers_of(request), (*LINES, *TABLES))
-    batch = _Batch(site, workflow, str(actor_of(request)), request)
+    batch = _Batch(site, workflow, str(actor_of(request)))
     chunks = read_chunks(request, site.draining)
     if kind in LINES:
-        return BatchResponse(request, batch.lines(chunks))
+        return BatchResponse(request, batch.lines(chunks), batch.count)
     if site.readers.locked():
         raise Overloaded("Other tables are being read.", hint="Send it again when they are done.")
     with ExitStack() as held:
@@ -108,7 +108,7 @@ async def decide_batch(request: Request, workflow: str = WORKFLOW) -> Response:
         table, body = TABLES[kind], chunks
         if table is Kind.PARQUET:
             body = held.enter_context(await spooled(chunks, PARQUET_BYTES))
-        return BatchResponse(request, batch.rows(table, body), held.pop_all())
+        return BatchResponse(request, batch.rows(table, body), batch.count, held.pop_all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,12 @@ class _Batch:
     site: Site
     workflow: str
     actor: str
-    request: Request
 
     async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Entry]:
         """The lines of an NDJSON body."""
         async for line in read_lines(chunks, self._limit):
             size = len(line.content or b"")
-            yield Entry(line.number, size, partial(self._decide, partial(self._of_line, line)))
+            yield Entry(line.number, size, partial(self._submit, partial(self._of_line, line)))
 
     async def rows(
         self, kind: Kind, body: BinaryIO | AsyncIterator[bytes]
@@ -133,7 +132,11 @@ class _Batch:
         async with aclosing(stream_foreign(kind, body, "The body")) as found:
             async for row, size in found:
                 read = partial(self._of_row, row, size)
-                yield Entry(row.number, size, partial(self._decide, read))
+                yield Entry(row.number, size, partial(self._submit, read))
+
+    def count(self, status: int) -> None:
+        """Count a line that is answered with this status."""
+        self.site.metrics.line(self.workflow, status)
 
     @property
     def _limit(self) -> int:
@@ -156,16 +159,31 @@ class _Batch:
             raise refused(found)
         return found
 
-    async def _decide(self, read: Callable[[], Submission]) -> dict[str, Any]:
-        lines = self.site.metrics.batch_lines
+    async def _submit(self, read: Callable[[], Submission]) -> Awaited:
+        """Let the ticket be decided when there is a place for it: single tickets go first."""
+        submission = read()
+        await self.site.bulk.acquire()
         try:
-            answer = await _decide_patiently(self.site, self.workflow, read(), self.actor)
-        except Exception as error:
-            problem = known(error, self.request.scope["state"]["request_id"])
-            lines.labels(self.workflow, str(status_of(problem))).inc()
-            raise problem from error
-        lines.labels(self.workflow, "200").inc()
+            answer = await self._patiently(submission)
+        except BaseException:
+            self.site.bulk.release()
+            raise
+        answer.add_done_callback(self._done)
         return answer
+
+    async def _patiently(self, submission: Submission) -> Awaited:
+        deadline = time.monotonic() + self.site.settings.api.decide_timeout_seconds
+        while True:
+            try:
+                return submit(self.site, self.workflow, submission, self.actor)
+            except Overloaded:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads the tries
+
+    def _done(self, answer: Awaited) -> None:
+        self.site.bulk.release()
+        count(self.site, answer)
 
 
 def read_submission(schema: Schema, body: bytes) -> Submission:
@@ -201,18 +219,3 @@ async def _decide(site: Site, workflow: str, submission: Submission, actor: str)
         return await answer
     finally:
         count(site, answer)
-
-
-async def _decide_patiently(
-    site: Site, workflow: str, submission: Submission, actor: str
-) -> dict[str, Any]:
-    """Decide a line of a batch: it waits for a place, and single tickets go first."""
-    async with site.bulk:
-        deadline = time.monotonic() + site.settings.api.decide_timeout_seconds
-        while True:
-            try:
-                return await _decide(site, workflow, submission, actor)
-            except Overloaded:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - spreads the tries
