@@ -28,6 +28,7 @@ from tiebreak.embedded.postgres import PostgresServer
 from tiebreak.embedded.record import RECORD, Record, read_record
 from tiebreak.settings import Keyring, Settings
 
+LOOKS = 30  # of new connections, which the workers take by chance
 TIEBREAK = (str(Path(sys.executable).with_name("tiebreak")),)
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 600
@@ -64,11 +65,11 @@ class Stack:
             )
 
     def start_prepared(self) -> None:
-        """Start everything, prepare it and wait until it serves."""
+        """Start everything, prepare it and wait until every worker serves."""
         self.start()
         self._wait(lambda: self.record() is not None)
         self.prepare()
-        self.url()
+        self._wait(lambda: all(self._is_ready() for _ in range(LOOKS)))
 
     def prepare(self) -> None:
         """Put a workflow into production and make a key."""
@@ -115,15 +116,15 @@ class Stack:
 
     def url(self) -> str:
         """Where the API listens, once it is ready."""
-
-        def is_ready() -> bool:
-            with suppress(httpx.HTTPError):
-                url = self.address()
-                return url is not None and httpx.get(f"{url}/readyz").status_code == 200
-            return False
-
-        self._wait(is_ready)
+        self._wait(self._is_ready)
         return self.address() or ""
+
+    def _is_ready(self) -> bool:
+        """Whether the worker that answers is ready."""
+        with suppress(httpx.HTTPError):
+            url = self.address()
+            return url is not None and httpx.get(f"{url}/readyz").status_code == 200
+        return False
 
     def is_up(self) -> bool:
         """Whether the supervisor runs."""

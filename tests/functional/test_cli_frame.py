@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -20,11 +20,22 @@ from tiebreak.workflows.versions import ReasonMissing
 
 
 def tiebreak(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return called(arguments, environment)
+
+
+def called(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TIEBREAK_", "DATABASE_"))}
     return subprocess.run(
         [sys.executable, "-c", "from tiebreak.cli import main; main()", *arguments],
-        env=clean | environment,
-        capture_output=True,
+        env={**clean, **environment},
+        stdout=stdout,
+        stderr=stderr,
         text=True,
         check=False,
     )
@@ -146,19 +157,31 @@ def test_every_number_has_two_ends(name: str) -> None:
                 assert None not in bounds, f"{words} {option.name}"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("config", "check", "--json")])
-def test_a_reader_that_has_had_enough_is_no_fault(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code"),
+    [
+        (("--help",), {}, exits.OK),
+        (("config", "check", "--json"), {}, exits.OK),
+        (("config", "check", "--json"), {"TIEBREAK_API__PORTT": "1"}, 3),
+        (("nonsense", "--json"), {}, exits.USAGE),
+    ],
+)
+def test_a_reader_that_has_had_enough_is_no_fault(
+    arguments: tuple[str, ...], environment: dict[str, str], code: int
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-c", "from tiebreak.cli import main; main()", *arguments],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = called(arguments, environment, stdout=writing)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (exits.OK, "")
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = called(["nonsense"], {}, stderr=writing)
+    os.close(writing)
+    assert done.returncode == exits.USAGE
 
 
 @pytest.mark.parametrize("is_json", [False, True])

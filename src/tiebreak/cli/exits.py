@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -77,11 +78,11 @@ def run(application: typer.Typer, arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # as Rich ends on such a pipe
-            return OK
-        raise
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        sys.stderr.close()
+        if not _has_had_enough(ended):
+            raise
+        return OK
+    except BrokenPipeError:
+        _hang_up()
         return OK
     except Exception:  # noqa: BLE001 - whatever it is, it is told
         traceback.print_exc()
@@ -115,10 +116,33 @@ def _misused(error: typer.TyperException) -> Misused:
     return Misused(error.format_message(), hint=f"`{called} --help` shows what it takes.")
 
 
+def _has_had_enough(ended: SystemExit) -> bool:
+    """Whether it ends because its reader, such as `head`, has gone: so Rich ends on such a pipe."""
+    return isinstance(ended.__context__, BrokenPipeError)
+
+
+def _hang_up() -> None:
+    """Write nothing more to a reader that has gone, at the end of the process neither."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
 def _tell(error: TiebreakError, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps({"error": as_dict(error)}) + b"\n")
-        return
+    """Tell the error; who no longer listens still gets its exit code."""
+    try:
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps({"error": as_dict(error)}) + b"\n")
+            sys.stdout.buffer.flush()
+        else:
+            _tell_people(error)
+    except BrokenPipeError:
+        _hang_up()
+    except SystemExit as ended:
+        if not _has_had_enough(ended):
+            raise
+
+
+def _tell_people(error: TiebreakError) -> None:
     from rich.console import Console
     from rich.text import Text
 
