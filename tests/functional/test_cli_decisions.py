@@ -448,6 +448,7 @@ def test_an_assessment_has_intervals_and_puts_another_model_beside(place: Place)
     assert refused["error"]["code"] == "no_model_beside"
 
 
+@pytest.mark.full
 def test_tickets_are_decided_again_on_request(
     place: Place, live: tuple[Path, list[dict[str, Any]]]
 ) -> None:

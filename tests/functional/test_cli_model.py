@@ -130,6 +130,7 @@ def test_mistakes_say_what_to_do_next(place: Place) -> None:
     assert refused("show", "abc", code=4)["code"] == "no_such_model"
 
 
+@pytest.mark.full
 def test_a_bundle_moves_to_a_server_that_only_verifies(place: Place) -> None:
     secrets = place.folder / "data" / "secrets"
     made = place.json("model", "keygen", "ed-2026")

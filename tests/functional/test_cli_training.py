@@ -97,6 +97,7 @@ def _card(place: Place, digest: str) -> str:
     return str(place.json("model", "card", digest, "--format", "md")["card"])
 
 
+@pytest.mark.full
 def test_a_card_tells_how_good_a_model_is_for_parts_of_the_tickets(place: Place) -> None:
     trained = place.json("train", "locate", *TRAINING)
     card = _card(place, trained["bundle_digest"])
@@ -108,6 +109,7 @@ def test_a_card_tells_how_good_a_model_is_for_parts_of_the_tickets(place: Place)
     assert "A leak was waived" not in card
 
 
+@pytest.mark.full
 def test_erasing_a_ticket_takes_it_from_snapshots(place: Place, digest: str) -> None:
     kept = kept_snapshots.load(_artifacts(place), digest)
     ticket = kept.frame["ticket.id"][0]
@@ -176,6 +178,7 @@ def in_production(place: Place) -> None:
     place.json("release", "install", "locate", "--model", "none", "--approved-by", "bob", *BY_ANN)
 
 
+@pytest.mark.full
 def test_a_correction_made_when_the_outcome_was_known_does_not_train(
     place: Place, simulation: Simulation, digest: str, in_production: None
 ) -> None:

@@ -454,6 +454,7 @@ async def test_a_database_that_goes_away_ends_the_run(trainer: Trainer, urls: Da
     assert (await nothing_came(trainer))["state"] in {"crashed", "failed"}
 
 
+@pytest.mark.full
 async def test_all_runs_are_sealed_and_journaled(trainer: Trainer) -> None:
     done = await trainer.run(REQUEST, _quiet)
     report = await verify(trainer.db, trainer.artifacts, KEYRING)

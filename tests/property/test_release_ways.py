@@ -478,8 +478,9 @@ _HAPPENED = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("chosen", [1, pytest.param(None, marks=pytest.mark.full)])
+@pytest.mark.parametrize("chosen", [1, None])
 def test_production_is_one_and_nobodys_alone(
     module_database_urls: DatabaseUrls, tmp_path: Path, chosen: int | None
 ) -> None:
