@@ -185,10 +185,13 @@ def most_memory(place: Place, file: Path) -> int:
 
 
 def own_bytes(pid: int) -> int:
-    """Resident memory without pages of files, which cost nothing when it is short."""
+    """Resident memory without pages of files, which cost nothing when it is short.
+
+    What it shares with a child that was just forked counts in parts.
+    """
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) << 10
     return 0
 
