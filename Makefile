@@ -21,7 +21,7 @@ setup: $(SYNCED) ## install everything into .venv
 demo: $(SYNCED) ## run the whole product on simulated tickets; DEMO_ARGS=--exit stops at the end
 	@.venv/bin/tiebreak demo $(DEMO_ARGS)
 
-test: $(SYNCED) ## run the tests, within 10 minutes; those of structure and documents are in `make check`
+test: $(SYNCED) ## run the tests, in some 10 minutes on 2 cores; those of structure and documents are in `make check`
 	@$(RUN) pytest -n 2 --dist worksteal -m "not full" --ignore=tests/architecture $(TEST_ARGS)
 
 test-full: $(SYNCED) ## run the tests with the long suites: chaos, real data, PostgreSQL 15

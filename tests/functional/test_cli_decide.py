@@ -211,8 +211,8 @@ def test_memory_does_not_grow_with_the_file(
     assert after - before < GROWTH_BYTES, f"{before:,} bytes, then {after:,} for {longer:,} more"
 
 
-@pytest.mark.parametrize("suffix", ["ndjson", pytest.param("parquet", marks=pytest.mark.full)])
 @pytest.mark.full
+@pytest.mark.parametrize("suffix", ["ndjson", "parquet"])
 def test_killed_again_and_again_it_decides_and_writes_each_ticket_once(
     place: Place, tickets: pl.DataFrame, tmp_path: Path, suffix: str
 ) -> None:
