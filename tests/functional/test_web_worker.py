@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import orjson
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.databases import DatabaseUrls
@@ -31,6 +33,8 @@ from tests.functional.serving import (
 from tiebreak.access.roles import Role
 from tiebreak.secret_files import ensure_secrets
 from tiebreak.settings import Keyring, Settings
+from tiebreak.supervised import headcount
+from tiebreak.supervised.headcount import ABSENT
 from tiebreak.web import worker
 
 PATH = "/v1/workflows/repairs/decisions"
@@ -45,6 +49,7 @@ class Workers:
     token: str
     folder: Path
     listener: socket.socket
+    headcount: int = field(default_factory=lambda: headcount.create(4))
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -57,22 +62,30 @@ class Workers:
 
     def start(self, count: int) -> None:
         """Start more workers and wait until they serve."""
-        handle = self.listener.fileno()
+        handle, before = self.listener.fileno(), len(self.processes)
         for _ in range(count):
+            place = str(len(self.processes))
             with (self.folder / f"log{len(self.processes)}").open("wb") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tiebreak.web.worker", "--fd", str(handle)],
+                        [
+                            *(sys.executable, "-m", "tiebreak.web.worker", "--fd", str(handle)),
+                            *("--headcount-fd", str(self.headcount), "--place", place),
+                        ],
                         env=environment(self.settings),
-                        pass_fds=[handle],
+                        pass_fds=[handle, self.headcount],
                         stderr=log,
                     )
                 )
         wait_until_served(self.url, "/readyz", 60)
         deadline = time.monotonic() + 60
-        while sum(b"Started server process" in log for log in self.logs()) < len(self.processes):
+        while ABSENT in self.told()[before : before + count]:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.05)
+
+    def told(self) -> array[int]:
+        """How many connections each worker says it holds."""
+        return array("i", os.pread(self.headcount, 64, 0))
 
     def logs(self) -> list[bytes]:
         """What each worker wrote to standard error."""
@@ -96,6 +109,7 @@ def workers(database_urls: DatabaseUrls, tmp_path: Path) -> Generator[Workers]:
             process.kill()
         process.wait()
     found.listener.close()
+    os.close(found.headcount)
 
 
 def counted(text: str) -> float:
@@ -120,6 +134,37 @@ def test_two_workers_share_a_port_and_every_scrape_tells_the_total(workers: Work
     workers.processes[0].wait()
     assert workers.post("after").status_code == 200
     assert counted(httpx.get(workers.url + "/metrics").text) == 41
+
+
+@pytest.mark.full
+def test_a_worker_that_comes_later_takes_the_connections_that_come_later(workers: Workers) -> None:
+    def open_more(count: int, total: int) -> None:
+        clients.extend(
+            socket.create_connection(workers.listener.getsockname()) for _ in range(count)
+        )
+        deadline = time.monotonic() + 30
+        while sum(held()) < total:
+            assert time.monotonic() < deadline, held()
+            time.sleep(0.05)
+
+    def held() -> list[int]:
+        port = workers.listener.getsockname()[1]
+        return [
+            sum(
+                each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port
+                for each in psutil.Process(process.pid).net_connections("tcp")
+            )
+            for process in workers.processes
+        ]
+
+    clients = list[socket.socket]()
+    workers.start(1)
+    open_more(6, 6)
+    workers.start(1)
+    open_more(10, 16)
+    assert held() == [8, 8]
+    for client in clients:
+        client.close()
 
 
 def test_a_worker_that_is_told_to_stop_answers_what_it_has_taken(workers: Workers) -> None:

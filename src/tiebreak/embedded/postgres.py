@@ -26,6 +26,7 @@ DURABLE: Mapping[str, str] = {
     "max_connections": "120",
     "max_locks_per_transaction": "256",  # a query over many years locks many partitions
     "wal_buffers": "16MB",
+    "min_wal_size": "1GB",  # files kept to be written again: a new one holds all commits up, 50 ms
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",

@@ -32,6 +32,7 @@ from tiebreak.embedded.stack import (
 from tiebreak.embedded.state import State, is_free, locked
 from tiebreak.errors import Conflict, TiebreakError
 from tiebreak.settings import PLATFORM_NAMES, Settings
+from tiebreak.supervised import headcount
 
 TICK_SECONDS = 0.1
 SERVERS_EVERY_SECONDS = 1.0
@@ -57,6 +58,7 @@ class Supervisor:
         self._settings = services.settings
         self._listener = _listen(self._settings)
         self.host, self.port = self._settings.api.host, self._listener.getsockname()[1]
+        self._headcount = headcount.create(self._settings.api.worker_count)
         self._children = [Child(program) for program in self._programs()]
         self._thread = threading.Thread(target=self._supervise, name="supervisor")
         self._servers_at = 0.0
@@ -114,6 +116,7 @@ class Supervisor:
             else:
                 self._trouble = ""
         self._listener.close()
+        os.close(self._headcount)
         self._end(self._workers)
         self._end([child for child in self._children if not child.program.has_heartbeat])
         remove_record(self._settings.data_dir)
@@ -182,15 +185,15 @@ class Supervisor:
     def _programs(self) -> list[Program]:
         logs = self._settings.data_dir / "logs"
         environment = child_environment(self._settings, self.port)
-        listener = self._listener.fileno()
-        api = ("tiebreak.web.worker", "--fd", str(listener), "--heartbeat-fd", "{heartbeat}")
+        shared = (self._listener.fileno(), self._headcount)
+        api = ("tiebreak.web.worker", "--fd", str(shared[0]), "--heartbeat-fd", "{heartbeat}")
         workers = [
             Program(
                 name=f"api-{number}",
-                arguments=api,
+                arguments=(*api, "--headcount-fd", str(shared[1]), "--place", str(number - 1)),
                 log=logs / f"api-{number}.log",
                 environment=environment,
-                file_numbers=(listener,),
+                file_numbers=shared,
                 drain_seconds=self._settings.api.drain_seconds + 5,
             )
             for number in range(1, self._settings.api.worker_count + 1)

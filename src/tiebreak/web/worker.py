@@ -1,9 +1,10 @@
 """One worker process: serves the application on a listening socket until it is told to stop.
 
-    python -m tiebreak.web.worker [--fd N] [--heartbeat-fd M]
+    python -m tiebreak.web.worker [--fd N] [--headcount-fd L --place P] [--heartbeat-fd M]
 
 With `--fd` it takes connections from an inherited socket that is bound already; so several
-workers share one port, and connections wait in the socket while a worker is restarted. On
+workers share one port, and connections wait in the socket while a worker is restarted. With
+`--headcount-fd` each takes its part of them. On
 SIGTERM it stops accepting, ends batches after the lines it has read, answers everything that is
 queued, with a word to each client that the connection ends here, and closes.
 """
@@ -21,7 +22,9 @@ import socket
 import uvicorn
 
 from tiebreak.settings import Keyring, Settings
+from tiebreak.supervised.headcount import Headcount
 from tiebreak.web import logs
+from tiebreak.web.accepting import Acceptor
 from tiebreak.web.app import create_app
 from tiebreak.web.metrics import Metrics
 from tiebreak.web.protocol import Protocol
@@ -39,31 +42,44 @@ class Worker(uvicorn.Server):
         super().__init__(config)
         self._draining = draining
         self.heartbeat: int | None = None  # a pipe's number
+        self.headcount: Headcount | None = None
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then spare the collector what lives as long as the process."""
-        await super().startup(sockets)
+        """Start, spare the collector what lives as long as the process, and take connections."""
+        await super().startup([])
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
+        self._acceptors = [
+            Acceptor(each, self._protocol, self._held, self.headcount) for each in sockets or ()
+        ]
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; each second tell the supervisor that the event loop turns."""
+        for acceptor in self._acceptors:
+            acceptor.tell()
         if self.heartbeat is not None and counter % 10 == 0:
             with contextlib.suppress(OSError):  # full or closed: the supervisor has seen enough
                 os.write(self.heartbeat, b".")
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Stop accepting, let connections end after an answer or fall idle, close."""
         self._draining.set()
-        for listener in (*self.servers, *(sockets or ())):
-            listener.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for _ in range(LINGER_LOOKS):
             if not self.server_state.connections:
                 break
             await asyncio.sleep(LINGER_SECONDS / LINGER_LOOKS)
-        await super().shutdown(sockets)
+        await super().shutdown()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state)
+
+    def _held(self) -> int:
+        return len(self.server_state.connections)
 
 
 def worker(settings: Settings, keyring: Keyring, metrics: Metrics) -> Worker:
@@ -97,6 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve the API with one process.")
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
     parser.add_argument("--heartbeat-fd", type=int, help="an inherited pipe to tell that we live")
+    parser.add_argument("--headcount-fd", type=int, help="an inherited file of connections held")
+    parser.add_argument("--place", type=int, default=0, help="this worker's in that file, from 0")
     arguments = parser.parse_args()
     settings = Settings.load()
     logs.configure(settings.log)
@@ -108,6 +126,8 @@ def main() -> None:
     )
     server = worker(settings, Keyring.load(settings), metrics)
     server.heartbeat = arguments.heartbeat_fd
+    if arguments.headcount_fd is not None:
+        server.headcount = Headcount(arguments.headcount_fd, arguments.place)
     server.run(sockets=[listener])
 
 
