@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from tests.functional.test_web_pressure import held
 from tiebreak.access.keys import create_key
 from tiebreak.access.roles import Role
 from tiebreak.audit.lanes import Lane
+from tiebreak.core.tickets import Submission
+from tiebreak.decisions.batcher import Pending
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.web.edge import Edge
@@ -409,6 +412,26 @@ def test_a_key_that_expires_is_refused_at_once(site: Site) -> None:
         assert client.post(PATH, content=content(), headers=headers).status_code == 200
     time.sleep((soon - datetime.now(UTC)).total_seconds() + 0.1)
     assert client.post(PATH, content=content(), headers=headers).status_code == 401
+
+
+def test_how_long_a_caller_was_away_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = list[float]()
+    init = Pending.__init__
+
+    def noted(self: Pending, submission: Submission, actor: str, away_seconds: float) -> None:
+        away.append(away_seconds)
+        init(self, submission, actor, away_seconds)
+
+    warm(site)
+    monkeypatch.setattr(Pending, "__init__", noted)
+    with site.client(Role.SERVICE) as client:
+        for number, pause_seconds in enumerate((0, 0, 0.3)):
+            time.sleep(pause_seconds)
+            client.post(PATH, content=content(f"away{number}"), headers=JSON).raise_for_status()
+    first, second, third = away
+    assert first == math.inf
+    assert 0 <= second < third
+    assert third >= 0.3 - 0.01  # the event loop's clock is told once a turn
 
 
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not(

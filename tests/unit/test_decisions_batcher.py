@@ -13,8 +13,8 @@ from tiebreak.decisions.batcher import Batch, Batcher, Draining, Pending
 CALLERS = 8
 
 
-async def ask(batcher: Batcher, ticket_id: str) -> dict[str, Any]:
-    pending = Pending(Submission(ticket_id, None, {}, b"{}", b""), "ann")
+async def ask(batcher: Batcher, ticket_id: str, away_seconds: float = 0.0) -> dict[str, Any]:
+    pending = Pending(Submission(ticket_id, None, {}, b"{}", b""), "ann", away_seconds)
     batcher.submit(pending)
     return await pending.answer
 
@@ -58,6 +58,21 @@ async def test_callers_in_two_groups_come_together() -> None:
     await batcher.drain()
     assert CALLERS in sizes[2:5], sizes
     assert sum(sizes) == 6 * CALLERS
+
+
+@pytest.mark.parametrize(("away_seconds", "expected"), [(0.0, [3, 2]), (1.0, [3, 1, 1])])
+async def test_nobody_waits_for_who_does_not_come_back_at_once(
+    away_seconds: float, expected: list[int]
+) -> None:
+    batcher, sizes = slow_batcher()
+    await asyncio.gather(*(ask(batcher, str(number), away_seconds) for number in range(3)))
+    fourth = asyncio.create_task(ask(batcher, "4", away_seconds))
+    while not sizes[1:] and batcher.waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.002)
+    await asyncio.gather(fourth, ask(batcher, "5", away_seconds))
+    await batcher.drain()
+    assert sizes == expected
 
 
 async def test_an_error_is_told_to_its_batch_and_the_next_is_answered() -> None:

@@ -36,10 +36,14 @@ def _future() -> asyncio.Future[dict[str, Any]]:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A submission that waits for its decision."""
+    """A submission that waits for its decision.
+
+    Its caller had been away for so many seconds since the answer before.
+    """
 
     submission: Submission
     actor: str
+    away_seconds: float = 0.0
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     answer: asyncio.Future[dict[str, Any]] = field(default_factory=_future)
 
@@ -73,7 +77,7 @@ class Batcher:
         self._batch_max = batch_max
         self._queue: asyncio.Queue[Pending] = asyncio.Queue(queue_size)
         self._is_draining = False
-        self._expected = 1
+        self._expected = 0
         self._last_seconds = 0.0
         self._runner = asyncio.create_task(self._run())
 
@@ -108,17 +112,18 @@ class Batcher:
                 for pending in batch:
                     pending.fail(error)
             self._last_seconds = time.perf_counter() - begun
-            self._expected = max(len(batch), min(len(batch) + self.waiting, SMALL_BATCH))
+            returning = sum(pending.away_seconds < self._last_seconds for pending in batch)
+            self._expected = max(returning, min(returning + self.waiting, SMALL_BATCH))
             for _ in batch:
                 self._queue.task_done()
 
     async def _next(self) -> Batch:
         """All that waits; and while fewer wait than are expected, those that come soon.
 
-        Whoever was answered with the last batch is about to send again: without patience the
-        first of them makes a batch of its own, and batches stay small for ever; and a few callers
-        would fall into two groups, each waiting out the other's batch. A caller who is alone
-        never waits.
+        Who was answered with the last batch, and had come back at once before, is about to send
+        again: without patience the first of them makes a batch of its own, and batches stay small
+        for ever; and a few callers would fall into two groups, each waiting out the other's batch.
+        A caller who is alone never waits, nor do tickets that come as they come.
         """
         batch = [await self._queue.get()]
         patience = min(self._last_seconds * PATIENCE_SHARE, MAX_PATIENCE_SECONDS)

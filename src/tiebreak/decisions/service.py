@@ -113,15 +113,17 @@ class DecisionService:
         return await self.submit(workflow, submission, actor)
 
     def submit(
-        self, workflow: str, submission: Submission, actor: str
+        self, workflow: str, submission: Submission, actor: str, away_seconds: float = 0.0
     ) -> asyncio.Future[dict[str, Any]]:
         """Let one ticket be decided; the answer comes once the decision is durable.
 
-        Raises `Overloaded`, `Draining`, `NotInProduction`, `OpenedInFuture`. Whoever no longer
-        waits for the answer may fail or cancel it; the ticket may be decided all the same.
+        `away_seconds` says how long ago the caller got its last answer: who comes back at once is
+        waited for. Raises `Overloaded`, `Draining`, `NotInProduction`, `OpenedInFuture`. Whoever
+        no longer waits for the answer may fail or cancel it; the ticket may be decided all the
+        same.
         """
         active = self._get(workflow)
-        pending = Pending(submission, actor)
+        pending = Pending(submission, actor, away_seconds)
         _check_opened(active.policy.workflow.time, submission, pending.received_at)
         self._batcher(workflow).submit(pending)
         return pending.answer

@@ -39,6 +39,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_away_seconds",
         "_key_id",
         "_reply",
         "_site",
@@ -49,9 +50,10 @@ class Exchange:
     )
     message_event = asyncio.Event()  # nobody waits for it
 
-    def __init__(self, site: Site, reply: Reply, *, keep_alive: bool) -> None:
+    def __init__(self, site: Site, reply: Reply, *, keep_alive: bool, away_seconds: float) -> None:
         self._site = site
         self._reply = reply
+        self._away_seconds = away_seconds
         self._started = time.perf_counter()
         self._key_id: str | None = None
         self.keep_alive = keep_alive
@@ -80,7 +82,8 @@ class Exchange:
         check_length(headers, max_bytes)
         if len(body) > max_bytes:
             raise too_large(max_bytes)
-        return submit(site, workflow, read_submission(schema, body), str(actor))
+        submission = read_submission(schema, body)
+        return submit(site, workflow, submission, str(actor), self._away_seconds)
 
     def _answer(self, answer: Awaited) -> None:
         """Reply with the decision, or with what kept it from being made."""

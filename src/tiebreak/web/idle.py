@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 
@@ -15,6 +16,7 @@ class Idle:
         self._loop = loop
         self._seconds = seconds
         self._end = end
+        self.lasted_seconds = math.inf  # the last time; at first nobody knows
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -26,6 +28,8 @@ class Idle:
 
     def over(self) -> None:
         """Something is under way."""
+        if self._since is not None:
+            self.lasted_seconds = self._loop.time() - self._since
         self._since = None
 
     def stop(self) -> None:

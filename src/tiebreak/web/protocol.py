@@ -168,7 +168,12 @@ class Protocol(HttpToolsProtocol):
         """Answer the request, which is whole, directly; False when it goes the general way."""
         assert self.parser is not None
         site: Site = self.app_state["site"]
-        exchange = Exchange(site, self._reply, keep_alive=self.parser.should_keep_alive())
+        exchange = Exchange(
+            site,
+            self._reply,
+            keep_alive=self.parser.should_keep_alive(),
+            away_seconds=self._idle.lasted_seconds,
+        )
         if not exchange.begin(held.workflow, first_of(self.headers), b"".join(held.body)):
             return False
         if held.patience is not None:

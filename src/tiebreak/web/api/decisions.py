@@ -194,10 +194,12 @@ def read_submission(schema: Schema, body: bytes) -> Submission:
     return submission
 
 
-def submit(site: Site, workflow: str, submission: Submission, actor: str) -> Awaited:
+def submit(
+    site: Site, workflow: str, submission: Submission, actor: str, away_seconds: float = 0.0
+) -> Awaited:
     """Let the ticket be decided within the time for it; once it is, `count` its answer."""
     try:
-        answer = site.service.submit(workflow, submission, actor)
+        answer = site.service.submit(workflow, submission, actor, away_seconds)
     except Overloaded:
         site.metrics.queued(site.service.waiting)
         raise
