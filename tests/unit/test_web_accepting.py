@@ -86,11 +86,23 @@ async def test_one_who_does_not_come_is_not_waited_for_each_time(
 async def test_one_who_stops_leaves_the_rest_to_the_others() -> None:
     async with door(2) as (listener, places):
         first, second = (Taker(listener.dup(), place) for place in places)
-        first.acceptor.close()
+        await first.acceptor.close()
         assert not places[1].is_ahead
         await come(listener, 5, second)
         assert not places[1].is_ahead
         assert len(second.held) == 5
+
+
+async def test_what_was_taken_is_opened_before_a_worker_closes() -> None:
+    async with door(1) as (listener, _):
+        only = Taker(listener.dup(), None)
+        while not only.acceptor.opening:
+            socket.create_connection(listener.getsockname()).close()
+            await asyncio.sleep(0)
+        before = len(only.held)
+        await only.acceptor.close()
+        assert len(only.held) > before
+        assert not only.acceptor.opening
 
 
 async def test_alone_all_are_taken() -> None:

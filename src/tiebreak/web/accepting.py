@@ -42,7 +42,7 @@ class Acceptor:
         self._make = make
         self._held = held
         self._headcount = headcount
-        self._opening = set[asyncio.Task[object]]()
+        self.opening = set[asyncio.Task[object]]()  # taken, and not yet among those held
         self._timer: asyncio.TimerHandle | None = None
         self._gave_way_at: float | None = None
         listener.setblocking(False)
@@ -54,16 +54,18 @@ class Acceptor:
     def tell(self) -> None:
         """Let the other workers know how many connections this one holds."""
         if self._headcount is not None:
-            self._headcount.tell(self._held() + len(self._opening))
+            self._headcount.tell(self._held() + len(self.opening))
 
-    def close(self) -> None:
-        """Take no more; what waits is for the other workers."""
+    async def close(self) -> None:
+        """Take no more, and open what was taken; what waits is for the other workers."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
         if self._headcount is not None:
             self._headcount.tell(ABSENT)
+        if self.opening:
+            await asyncio.wait(self.opening)
 
     def _come(self) -> None:
         """Somebody waits: take one, or give way for a moment."""
@@ -92,10 +94,15 @@ class Acceptor:
             return False
         connection.setblocking(False)
         opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        self.opening.add(opening)
+        opening.add_done_callback(self._opened)
         self.tell()
         return True
+
+    def _opened(self, opening: asyncio.Task[object]) -> None:
+        self.opening.discard(opening)
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            log.warning("connection_lost", reason=str(error))  # before anything was read
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)

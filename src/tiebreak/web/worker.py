@@ -4,9 +4,9 @@
 
 With `--fd` it takes connections from an inherited socket that is bound already; so several
 workers share one port, and connections wait in the socket while a worker is restarted. With
-`--headcount-fd` each takes its part of them. On
-SIGTERM it stops accepting, ends batches after the lines it has read, answers everything that is
-queued, with a word to each client that the connection ends here, and closes.
+`--headcount-fd` each takes its part of them. On SIGTERM it stops accepting, ends batches after the
+lines it has read, answers everything that is queued, with a word to each client that the
+connection ends here, and closes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Worker(uvicorn.Server):
         """Stop accepting, let connections end after an answer or fall idle, close."""
         self._draining.set()
         for acceptor in self._acceptors:
-            acceptor.close()
+            await acceptor.close()
         for _ in range(LINGER_LOOKS):
             if not self.server_state.connections:
                 break
