@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import date, datetime
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -40,10 +41,21 @@ class Decoder:
         self._times: list[tuple[str, Callable[[str], date]]] = []
         self._is_ended = False
         self._number = 0
+        self._rest = b""
         self.share = 0.0
 
-    def row(self, line: bytes) -> Row | None:
-        """The row in a line, None for any other line. Raises `FileUnreadable`."""
+    def rows(self, said: bytes) -> Iterator[tuple[Row | None, int]]:
+        """Of each line that is whole the row, None for any other line, and its size in bytes.
+
+        A line that a child did not end is none. Raises `FileUnreadable`.
+        """
+        *lines, self._rest = (self._rest + said).split(b"\n")
+        if len(self._rest) > LINE_BYTES:
+            raise FileUnreadable(f"{self._name} made its reader fail.", hint=SMALLER)
+        for line in lines:
+            yield self._row(line), len(line) + 1
+
+    def _row(self, line: bytes) -> Row | None:
         said: Any = orjson.loads(line)
         if isinstance(said, dict):
             self._hear(said)  # pyright: ignore[reportUnknownArgumentType]
@@ -103,16 +115,16 @@ def read_foreign(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=ENVIRONMENT,
-        bufsize=MAX_ROW_BYTES,
+        bufsize=READ_BYTES,
     )
     assert child.stdout is not None
     try:
-        for line in child.stdout:
-            row = decoder.row(line)
-            if row is None:
-                told(decoder.share)
-            else:
-                yield row
+        while said := cast("BufferedReader", child.stdout).read1():
+            for row, _ in decoder.rows(said):
+                if row is None:
+                    told(decoder.share)
+                else:
+                    yield row
         decoder.end(child.wait())
     finally:
         child.kill()
@@ -140,15 +152,10 @@ async def stream_foreign(
     assert child.stdout is not None
     feeding = None if is_file else asyncio.create_task(_feed(child, source))
     try:
-        rest = b""
         while said := await child.stdout.read(READ_BYTES):
-            *lines, rest = (rest + said).split(b"\n")
-            if len(rest) > LINE_BYTES:
-                raise FileUnreadable(f"{name} made its reader fail.", hint=SMALLER)
-            for line in lines:
-                row = decoder.row(line)
+            for row, size_bytes in decoder.rows(said):
                 if row is not None:
-                    yield row, len(line) + 1
+                    yield row, size_bytes
         if feeding is not None:
             await feeding
         decoder.end(await child.wait())
