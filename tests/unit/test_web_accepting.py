@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -46,6 +47,7 @@ async def door(places: int) -> AsyncGenerator[tuple[socket.socket, list[Headcoun
     file = headcount.create(places)
     with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
         yield listener, [Headcount(file, place) for place in range(places)]
+    os.close(file)
 
 
 async def come(listener: socket.socket, count: int, *takers: Taker) -> None:
@@ -137,6 +139,7 @@ async def test_a_process_that_can_hold_no_more_tries_again(
 def test_places_begin_empty_and_are_told_apart() -> None:
     file = headcount.create(3)
     places = [Headcount(file, place) for place in range(3)]
+    os.close(file)
     assert not any(place.is_ahead for place in places)
     places[0].tell(0)
     places[2].tell(1)

@@ -117,10 +117,11 @@ class DecisionService:
     ) -> asyncio.Future[dict[str, Any]]:
         """Let one ticket be decided; the answer comes once the decision is durable.
 
-        `away_seconds` says how long ago the caller got its last answer: who comes back at once is
-        waited for. Raises `Overloaded`, `Draining`, `NotInProduction`, `OpenedInFuture`. Whoever
-        no longer waits for the answer may fail or cancel it; the ticket may be decided all the
-        same.
+        `away_seconds` says how long ago the caller got its last answer: who comes back at once, as
+        a batch's lines do, is waited for. Whoever no longer waits for the answer may fail or
+        cancel it; the ticket may be decided all the same.
+
+        Raises `Overloaded`, `Draining`, `NotInProduction`, `OpenedInFuture`.
         """
         active = self._get(workflow)
         pending = Pending(submission, actor, away_seconds)
