@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import orjson
@@ -15,6 +16,7 @@ from tests.databases import DatabaseUrls
 from tests.functional.serving import REPAIRS, TICKET, prepare, settings_for
 
 from tiebreak.core.tickets import Schema, Submission, parse_submission
+from tiebreak.decisions import recovery
 from tiebreak.decisions import service as service_module
 from tiebreak.decisions.batcher import Overloaded, Pending
 from tiebreak.decisions.replay import Cause, replay
@@ -101,7 +103,8 @@ async def test_what_was_admitted_before_the_clock_was_set_back_is_decided(
     service: DecisionService, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`as_of` never goes back, so it may be ahead of the time of day."""
-    monkeypatch.setattr(service_module, "RECOVER_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "LEFT_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "LOOK_SECONDS", 0.1)
     admin = await asyncpg.connect(database_urls.admin)
     try:
         await decide(service, submission("first"))
@@ -118,6 +121,42 @@ async def test_what_was_admitted_before_the_clock_was_set_back_is_decided(
         pytest.fail("it is still undecided")
 
 
+async def test_a_look_for_what_was_left_takes_up_where_the_last_one_ended(
+    service: DecisionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tickets come, each look goes through those of a moment."""
+    serving = service._serving
+    assert serving is not None
+    for keeper in service._keepers:
+        keeper.cancel()
+    looked = recovery.Recovery(service.db, serving)
+    monkeypatch.setattr(recovery, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(recovery, "LOOK_SECONDS", 0.0)
+    through: list[datetime] = []
+    recover = serving.recover
+
+    async def noted(workflow: str, **given: Any) -> int:
+        through.append(given["through"])
+        return await recover(workflow, **given)
+
+    monkeypatch.setattr(serving, "recover", noted)
+    answers: list[dict] = []
+    for number in range(6):
+        answers += await decide(service, submission(f"t{number}"))
+        await looked.look(["repairs"])
+        await asyncio.sleep(0.1)
+    assert through == sorted(set(through))  # never the same twice
+    assert len(through) >= 3
+    assert through[-1] < answers[-2]["as_of"]  # 0.3 seconds behind
+    await asyncio.sleep(0.3)
+    await looked.look(["repairs"])
+    asked = len(through)
+    await looked.look(["repairs"])
+    assert len(through) == asked  # there is nothing to look for
+    clock = "SELECT decided_through FROM workflow_clocks"
+    assert await service.db.pool.fetchval(clock) == answers[-1]["as_of"] == through[-1]
+
+
 async def test_following_production_outlives_whatever_goes_wrong(
     service: DecisionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +164,7 @@ async def test_following_production_outlives_whatever_goes_wrong(
         raise ValueError("nobody foresaw this")
 
     with monkeypatch.context() as broken:
-        broken.setattr(service, "_recover", fails)
+        broken.setattr(service._recovery, "look", fails)
         await asyncio.sleep(3 * service_module.REFRESH_SECONDS)
         assert "keeping_failed" in {problem.code for problem in service.problems()}
     await asyncio.sleep(3 * service_module.REFRESH_SECONDS)

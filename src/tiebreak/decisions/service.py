@@ -21,6 +21,7 @@ from tiebreak.decisions.active import Active, ActivePolicies
 from tiebreak.decisions.again import Again, Request
 from tiebreak.decisions.batcher import Batcher, Pending
 from tiebreak.decisions.listening import Listener
+from tiebreak.decisions.recovery import Recovery
 from tiebreak.decisions.serving import Serving
 from tiebreak.decisions.upkeep import Upkeep
 from tiebreak.errors import InvalidInput, Problem, TiebreakError, Unavailable
@@ -36,7 +37,6 @@ log = structlog.get_logger()
 BULK = 2_000  # imported tickets decided and sealed at once
 REFRESH_SECONDS = 0.5  # at the latest, should nothing be heard
 MAX_AHEAD = timedelta(days=1)  # of our clock, by a sender's clock or a day read in another zone
-RECOVER_EVERY_SECONDS = 15.0  # what was admitted since the last time is still being decided
 
 
 class KeepingFailed(Unavailable):
@@ -82,8 +82,7 @@ class DecisionService:
         self._serving: Serving | None = None
         self._again: Again | None = None
         self._trouble: Problem | None = None
-        self._recovered_at = 0.0
-        self._looked_through: dict[str, datetime] = {}
+        self._recovery: Recovery | None = None
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
@@ -268,7 +267,8 @@ class DecisionService:
             await self.active.refresh()
             if self._serving is None:
                 self._serving = await self._open()
-            await self._recover(self._serving)
+            assert self._recovery is not None
+            await self._recovery.look(self.active.workflows())
         except Exception as error:  # whatever it is, the next look may go well
             known = error if isinstance(error, TiebreakError) else KeepingFailed()
             if self._trouble is None or self._trouble.code != known.code:
@@ -287,27 +287,8 @@ class DecisionService:
         )
         serving = Serving(self.db, self._keyring, self.active, lanes, engine_fingerprint().hash)
         self._again = Again(self.db, await Lane.open(self.db, "again", self._keyring), serving)
+        self._recovery = Recovery(self.db, serving)
         return serving
-
-    async def _recover(self, serving: Serving) -> None:
-        """Decide what stood undecided at the last look, and at the first look everything.
-
-        How old an admission is says the workflow's clock, not this machine's: `as_of` may be ahead
-        of the time of day, if that was set back since.
-        """
-        now = asyncio.get_running_loop().time()
-        if self._recovered_at and now - self._recovered_at < RECOVER_EVERY_SECONDS:
-            return
-        for workflow in self.active.workflows():
-            newest = await reading.newest_as_of(self.db, workflow)
-            if newest is None:
-                continue
-            through = self._looked_through.get(workflow, newest)
-            count = await serving.recover(workflow, through=through)
-            self._looked_through[workflow] = newest
-            if count:
-                log.info("recovered", workflow=workflow, decisions=count)
-        self._recovered_at = now
 
 
 def _check_opened(time: str, submission: Submission, now: datetime) -> None:

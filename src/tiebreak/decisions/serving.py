@@ -34,6 +34,7 @@ from tiebreak.store.writes import are_few
 
 log = structlog.get_logger()
 
+FINISHED_AT_ONCE = 512  # of the tickets that somebody left undecided
 FIRST = 1  # the ordinal of the decision that answers a submission
 POLLS_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -278,7 +279,9 @@ class Serving:
         ticket = StoredTicket.from_row(stored, active.schema)
         return self.told(active, (await self.finish(active, [ticket]))[0])
 
-    async def recover(self, workflow: str, *, through: datetime, limit: int = 512) -> int:
+    async def recover(
+        self, workflow: str, *, through: datetime, limit: int = FINISHED_AT_ONCE
+    ) -> int:
         """Decide tickets that were admitted up to this `as_of` and never decided; how many."""
         active = self._active.get(workflow)
         newest = await reading.newest_as_of(self._db, workflow)
