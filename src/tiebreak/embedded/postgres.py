@@ -22,7 +22,13 @@ SOCKET_PATH_LIMIT = 107  # bytes, of `struct sockaddr_un`
 START_TIMEOUT_SECONDS = 300  # crash recovery of a large write-ahead log takes its time
 
 DURABLE: Mapping[str, str] = {
-    "shared_buffers": "256MB",
+    "shared_buffers": "128MB",  # with what follows: pages go to the disk bit by bit
+    "bgwriter_delay": "20ms",
+    "bgwriter_lru_maxpages": "500",
+    "bgwriter_lru_multiplier": "10",
+    "bgwriter_flush_after": "256kB",
+    "backend_flush_after": "256kB",
+    "autovacuum_vacuum_cost_delay": "5ms",
     "max_connections": "120",
     "max_locks_per_transaction": "256",  # a query over many years locks many partitions
     "wal_buffers": "16MB",
