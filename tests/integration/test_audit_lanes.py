@@ -7,7 +7,7 @@ import uuid
 
 import asyncpg
 import pytest
-from tests.databases import DatabaseUrls
+from tests.databases import DatabaseUrls, execute
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
@@ -15,7 +15,7 @@ from tiebreak.audit.seals import NO_HEAD, Seal, leaf
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database, DatabaseUnavailable
 from tiebreak.store.tables import decision_keys, system_audit
-from tiebreak.store.writes import FEW_ROWS
+from tiebreak.store.writes import FEW_ROWS, RecordsLost
 
 
 async def seals_of(db: Database, lane: Lane) -> list[asyncpg.Record]:
@@ -173,3 +173,44 @@ async def test_appending_is_whole_or_nothing_however_much_it_is(
     assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 0
     assert await lane.append({system_audit: entries, decision_keys: [key]})
     assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == len(entries)
+
+
+async def test_what_comes_after_a_seal_needs_it(db: Database, keyring: Keyring) -> None:
+    first = await Lane.open(db, "test", keyring)
+    second = await Lane.open(db, "test", keyring)
+    after = (first.id, 1)
+    entries = [entry("ann", "a.done", name) for name in "xy"]
+    for rows in (entries[:1], entries):  # alone it comes as values, else as arrays
+        with pytest.raises(RecordsLost):
+            await second.append({system_audit: rows}, after=after)
+    assert await db.pool.fetchval("SELECT count(*) FROM system_audit") == 0
+    assert await db.pool.fetchval("SELECT count(*) FROM audit_seals") == 0
+    assert await first.append({system_audit: [entry("ann", "a.done", "z")]})
+    assert await second.append({system_audit: entries}, after=after)
+    assert [row["seq"] for row in await seals_of(db, second)] == [1]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_no_seal_follows_one_that_a_crash_took_back(
+    db: Database, keyring: Keyring, database_urls: DatabaseUrls, *, is_lost: bool
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+
+    async def add(name: str) -> tuple[uuid.UUID, int]:
+        async with lane.unit(waits=False) as unit:
+            unit.add(system_audit, [entry("ann", "a.done", name)])
+        assert unit.seal is not None
+        return unit.seal
+
+    first = await add("w")
+    lane.lasted(first)
+    second = await add("x")
+    lane.lasted(first)  # which says nothing of the second
+    assert second == (first[0], 2)
+    if is_lost:
+        lose = "DELETE FROM audit_seals WHERE seq = 2"
+        await execute(database_urls.admin, "SET session_replication_role = replica", lose)
+    third, fourth = await add("y"), await add("z")
+    assert third[1] == (1 if is_lost else 3)
+    assert (third[0] == second[0]) == (not is_lost)
+    assert fourth == (third[0], third[1] + 1)

@@ -33,6 +33,7 @@ from tiebreak.settings import Keyring
 from tiebreak.store import commit, erasure, outdated, reading
 from tiebreak.store.outdated import Window
 from tiebreak.store.reading import Filters
+from tiebreak.store.writes import RecordsLost
 from tiebreak.workflows import versions
 
 SCHEMA = Schema(REPAIRS.fields)
@@ -391,6 +392,19 @@ async def test_an_erasure_sees_what_was_decided_while_it_waited(place: Place) ->
         await commit.commit(unit, rows)
     assert await erasing == 3
     assert (await place.report()).is_intact
+
+
+async def test_no_decision_is_stored_on_a_ticket_that_is_not_there(place: Place) -> None:
+    await place.decide("t")
+    stored = await reading.newest_decision(place.service.db, "repairs", "t", 1)
+    assert stored is not None
+    fields = {name: value for name, value in stored.items() if name not in reading.SEAL}
+    rows = [fields | {"ordinal": 2, "ticket_id": ticket_id} for ticket_id in ("t", "gone")]
+    with pytest.raises(RecordsLost):
+        async with place.lane.unit() as unit:
+            await commit.commit(unit, rows)
+    count = "SELECT count(*) FROM decision_keys"
+    assert await place.service.db.pool.fetchval(count) == 1
 
 
 async def test_recovery_decides_what_is_left_and_notes_how_far_nothing_is(place: Place) -> None:

@@ -62,6 +62,7 @@ async def write(db: Database, artifacts: ArtifactStore, keyring: Keyring) -> str
             for lane, found in before.items():
                 if at.get(lane) != found.head:
                     raise LanesContradicted(hint="Run `tiebreak audit verify`.", lane=str(lane))
+        await conn.execute(_FLUSH)  # no crash may take back what a checkpoint names
     now = datetime.now(UTC)
     lanes = {str(row["lane"]): [row["seq"], row["head"].hex()] for row in rows}
     body = orjson.dumps(
@@ -108,6 +109,9 @@ _HEADS = """
     SELECT l.lane, s.seq, s.head FROM audit_lanes l CROSS JOIN LATERAL (
         SELECT seq, head FROM audit_seals WHERE lane = l.lane ORDER BY seq DESC LIMIT 1) s
 """
+
+_FLUSH = "SELECT pg_logical_emit_message(true, 'checkpoint', '')"
+"""A commit that is waited for, and with it all that was committed before."""
 
 _AT = """
     SELECT lane, head FROM unnest($1::uuid[], $2::bigint[]) AS i (lane, seq)

@@ -20,7 +20,9 @@ from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
 from tiebreak.store.tables import audit_lanes, audit_seals, system_audit
 from tiebreak.store.unit import Connection
-from tiebreak.store.writes import Writes, insert, write
+from tiebreak.store.writes import STANDS, SealAt, Writes, insert, write
+
+_NO_WAIT = "SET LOCAL synchronous_commit = off"
 
 
 class SealedUnit:
@@ -33,6 +35,7 @@ class SealedUnit:
         self._leaves: list[bytes] = []
         self._writes: dict[Table, list[Mapping[str, object]]] = {}
         self.meanwhile: Meanwhile[object] | None = None  # done while COMMIT is under way
+        self.seal: SealAt | None = None  # which covers the rows, once there is one
 
     @property
     def leaves(self) -> bytes:
@@ -64,9 +67,12 @@ class SealedUnit:
         writes, self._writes = self._writes, {}
         await write(self.conn, writes)
 
-    async def insert(self) -> None:
-        """Write what was added in one statement, which needs no transaction around it."""
-        await insert(self.conn, self._writes)
+    async def insert(self, after: SealAt | None = None) -> None:
+        """Write what was added in one statement, which needs no transaction around it.
+
+        With `after` only where that seal stands; else it raises `RecordsLost`.
+        """
+        await insert(self.conn, self._writes, after)
 
     def note(
         self, actor: str, action: str, subject: str, detail: Mapping[str, object] | None = None
@@ -121,42 +127,60 @@ class Lane:
         return self._lane
 
     @asynccontextmanager
-    async def unit(self, *, begin: str = "BEGIN") -> AsyncGenerator[SealedUnit]:
+    async def unit(self, *, begin: str = "BEGIN", waits: bool = True) -> AsyncGenerator[SealedUnit]:
         """One transaction and its seal: COMMIT at the end of the block, ROLLBACK on an error.
 
         `begin` may set the transaction up further (`BEGIN; SET LOCAL …`) in the same round trip.
+        Unless it `waits`, a crash of the server may take it back until `lasted` is called.
         """
-        async with self._taken() as unit:
-            await unit.conn.execute(begin)
+        async with self._taken() as conn:
+            await conn.execute(begin if waits else f"{begin}; {_NO_WAIT}")
             try:
+                if self._is_unsure:
+                    await self._make_sure(conn)
+                unit = self._unit(conn)
                 yield unit
                 head = self._seal(unit)
                 await unit.flush()
                 if self._is_rehearsal:
-                    await unit.conn.execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")
+                    await conn.execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")
                     return
             except BaseException:
-                await unit.conn.execute("ROLLBACK")
+                await conn.execute("ROLLBACK")
                 raise
             try:
-                await during(unit.conn.execute("COMMIT"), unit.meanwhile)
+                await during(conn.execute("COMMIT"), unit.meanwhile)
             except BaseException:
                 self._start_chain()
                 raise
             self._advance(head)
+            if head is not None:
+                self._is_unsure = not waits
 
-    async def append(self, writes: Writes, meanwhile: Meanwhile[object] | None = None) -> bool:
+    def lasted(self, seal: SealAt) -> None:
+        """What was committed up to this seal is on the disk, as something after it is."""
+        if seal == (self._lane, self._seq):
+            self._is_unsure = False
+
+    async def append(
+        self,
+        writes: Writes,
+        meanwhile: Meanwhile[object] | None = None,
+        after: SealAt | None = None,
+    ) -> bool:
         """Add rows and their seal in one statement that is its own transaction.
 
         Meant for a few rows: many go faster through `unit`. False when a row with such a key stands
-        there already; then nothing was written. `meanwhile` is done while it is under way.
+        there already; then nothing was written. `meanwhile` is done while it is under way. With
+        `after` they are added only where that seal stands; else it raises `RecordsLost`.
         """
-        async with self._taken() as unit:
+        async with self._taken() as conn:
+            unit = self._unit(conn)
             for table, rows in writes.items():
                 unit.add(table, rows)
             head = self._seal(unit)
             try:
-                await during(unit.insert(), meanwhile)
+                await during(unit.insert(after), meanwhile)
             except UniqueViolationError:
                 return False
             except BaseException:
@@ -166,9 +190,17 @@ class Lane:
             return True
 
     @asynccontextmanager
-    async def _taken(self) -> AsyncGenerator[SealedUnit]:
+    async def _taken(self) -> AsyncGenerator[Connection]:
         async with self._turn, self._db.connection() as pooled:
-            yield SealedUnit(cast(Connection, pooled), self._lane, self._seq + 1)
+            yield cast(Connection, pooled)
+
+    def _unit(self, conn: Connection) -> SealedUnit:
+        return SealedUnit(conn, self._lane, self._seq + 1)
+
+    async def _make_sure(self, conn: Connection) -> None:
+        """Start a new chain where a crash took the head of this one back."""
+        if not await conn.fetchval(f"SELECT {STANDS}", self._lane, self._seq):
+            self._start_chain()
 
     def _seal(self, unit: SealedUnit) -> bytes | None:
         """Add the seal over the unit's leaves, in its lane; its head, None without leaves."""
@@ -189,6 +221,7 @@ class Lane:
             "key_id": seal.key_id,
         }
         unit.add(audit_seals, [row])
+        unit.seal = seal.lane, seal.seq
         return head
 
     def _advance(self, head: bytes | None) -> None:
@@ -197,3 +230,4 @@ class Lane:
 
     def _start_chain(self) -> None:
         self._lane, self._seq, self._head = uuid.uuid4(), 0, NO_HEAD
+        self._is_unsure = False  # whether the last seal is on the disk

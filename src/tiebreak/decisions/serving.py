@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import structlog
@@ -30,7 +30,7 @@ from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.revisions import Existing, RevisionConflict
 from tiebreak.store.starts import Starts
-from tiebreak.store.writes import are_few
+from tiebreak.store.writes import SealAt, are_few
 
 log = structlog.get_logger()
 
@@ -49,6 +49,14 @@ class CanaryUnsound(IntegrityFailure):
     """What the canary says are no decisions."""
 
     code = "canary_unsound"
+
+
+class _AdmittedBatch(NamedTuple):
+    """A batch that is admitted, its decisions, and the seal of its admission."""
+
+    admission: Admission
+    decided: Meanwhile[list[Row]]
+    seal: SealAt | None
 
 
 class Serving:
@@ -77,26 +85,33 @@ class Serving:
         """Admit a batch, decide it, and settle its submissions."""
         active = self._active.get(workflow)
         try:
-            admitted, decided = await self._admit(active, batch)
+            admitted = await self._admit(active, batch)
         except HistoryNotReady:
             if active.canary is None:
                 raise
             active = active.without_canary()  # what it reads is not kept any more
-            admitted, decided = await self._admit(active, batch)
-        await self._settle(active, batch, admitted, decided)
+            admitted = await self._admit(active, batch)
+        try:
+            await self._settle(active, batch, *admitted)
+        except BaseException:
+            self._starts = Starts()  # a crash may have taken back what is remembered
+            raise
 
-    async def _admit(self, active: Active, batch: Batch) -> tuple[Admission, Meanwhile[list[Row]]]:
+    async def _admit(self, active: Active, batch: Batch) -> _AdmittedBatch:
         """Admit a batch, and decide it while that commits."""
         async with self.admitting(active, batch) as (unit, admitted):
             unit.meanwhile = decided = Meanwhile(partial(self._decided, active, admitted))
-        return admitted, decided
+        return _AdmittedBatch(admitted, decided, unit.seal)
 
     @asynccontextmanager
     async def admitting(
         self, active: Active, batch: Batch
     ) -> AsyncGenerator[tuple[SealedUnit, Admission]]:
-        """Admit a batch in one short transaction, which commits at the end of the block."""
-        async with self._admission_lane.unit(begin=BEGIN) as unit:
+        """Admit a batch in one short transaction, which commits at the end of the block.
+
+        Nobody waits until it is on the disk: the decisions will be, and with them all before them.
+        """
+        async with self._admission_lane.unit(begin=BEGIN, waits=False) as unit:
             yield (
                 unit,
                 await admit(
@@ -118,7 +133,12 @@ class Serving:
         return self._rows_of_all(active, admitted.tickets, admitted.columns())
 
     async def _settle(
-        self, active: Active, batch: Batch, admitted: Admission, decided: Meanwhile[list[Row]]
+        self,
+        active: Active,
+        batch: Batch,
+        admitted: Admission,
+        decided: Meanwhile[list[Row]],
+        seal: SealAt | None,
     ) -> None:
         fresh: dict[int, list[Pending]] = {}
         earlier: list[tuple[Pending, Existing]] = []
@@ -133,7 +153,9 @@ class Serving:
         if admitted.tickets:
             rows = decided.result()
             telling = Meanwhile(lambda: [self.told(active, row) for row in rows])
-            stored = await self._commit(rows, telling)
+            stored = await self._commit(rows, telling, seal)
+            if seal is not None:
+                self._admission_lane.lasted(seal)
             is_ours = stored is rows
             told = telling.result() if is_ours else [self.told(active, row) for row in stored]
             for index, each in enumerate(told):
@@ -177,10 +199,18 @@ class Serving:
         return await self._commit(rows)
 
     async def _commit(
-        self, rows: list[Row], meanwhile: Meanwhile[object] | None = None
+        self,
+        rows: list[Row],
+        meanwhile: Meanwhile[object] | None = None,
+        after: SealAt | None = None,
     ) -> list[Row]:
+        """Store decisions on tickets that are there; `after` is the seal of their admission."""
         writes = commit.writes(rows)
-        if are_few(writes) and await self._decision_lane.append(writes, meanwhile):
+        if (
+            after is not None
+            and are_few(writes)
+            and await self._decision_lane.append(writes, meanwhile, after)
+        ):
             return rows
         async with self._decision_lane.unit() as unit:
             return await commit.commit(unit, rows)

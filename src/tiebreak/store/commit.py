@@ -9,7 +9,7 @@ from typing import Any
 from tiebreak.errors import IntegrityFailure
 from tiebreak.store import tables
 from tiebreak.store.unit import Connection, Unit
-from tiebreak.store.writes import Writes
+from tiebreak.store.writes import RecordsLost, Writes
 
 Row = dict[str, Any]
 Key = tuple[str, str, int, int]
@@ -24,10 +24,13 @@ async def commit(unit: Unit, rows: Sequence[Row]) -> list[Row]:
     """Store decisions and give them as they are stored, in the same order.
 
     Of several that decide the same (workflow, ticket, revision, ordinal) the first wins; the
-    others get the winner's row.
+    others get the winner's row. Raises `RecordsLost` when one's ticket is not there (any more).
     """
     if not rows:
         return []
+    tickets = ([row[name] for row in rows] for name in _TICKET)
+    if not await unit.conn.fetchval(_ARE_THERE, *tickets):
+        raise RecordsLost(hint="Send it again.")
     mine = {_key(row): row for row in reversed(rows)}
     # In order of their keys, so that two that claim the same ones wait instead of deadlocking.
     ordered = [mine[key] for key in sorted(mine)]
@@ -65,7 +68,14 @@ def _key(row: Row) -> Key:
     return row["workflow"], row["ticket_id"], row["revision"], row["ordinal"]
 
 
-_KEY = ("workflow", "ticket_id", "revision", "ordinal")
+_TICKET = ("workflow", "ticket_id", "revision")
+_KEY = (*_TICKET, "ordinal")
+
+_ARE_THERE = """
+    SELECT bool_and(k.revision IS NOT NULL)
+    FROM unnest($1::text[], $2::text[], $3::int[]) AS i (workflow, ticket_id, revision)
+    LEFT JOIN ticket_keys k USING (workflow, ticket_id, revision)
+"""
 
 _CLAIM = """
     INSERT INTO decision_keys (workflow, ticket_id, revision, ordinal, decision_id)

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 from typing import cast
+from uuid import UUID
 
 from sqlalchemy import ARRAY, Table
 from sqlalchemy.dialects import postgresql
 
+from tiebreak.store.database import DatabaseUnavailable
 from tiebreak.store.unit import Connection
 
 ALIKE = frozenset(
@@ -25,6 +27,9 @@ FEW_ROWS = 512  # up to here one statement is faster than a COPY for each table 
 
 Rows = Sequence[Mapping[str, object]]
 Writes = Mapping[Table, Rows]
+SealAt = tuple[UUID, int]  # a seal's lane and number
+
+STANDS = "EXISTS (SELECT FROM audit_seals WHERE lane = $1 AND seq = $2)"
 
 _DIALECT = postgresql.dialect()
 
@@ -34,14 +39,29 @@ def are_few(writes: Writes) -> bool:
     return sum(map(len, writes.values())) <= FEW_ROWS
 
 
-async def insert(conn: Connection, writes: Writes) -> None:
-    """Insert rows in one statement, which is whole or nothing; columns a row lacks become null."""
+class RecordsLost(DatabaseUnavailable):
+    """The database crashed and lost what was not answered yet."""
+
+    code = "records_lost"
+
+
+async def insert(conn: Connection, writes: Writes, after: SealAt | None = None) -> None:
+    """Insert rows in one statement, which is whole or nothing; columns a row lacks become null.
+
+    With `after` they are inserted only where that seal stands, which is what they build on. Raises
+    `RecordsLost` where it does not.
+    """
     shapes = tuple((table, _same_in(table, rows)) for table, rows in writes.items())
     arguments = chain.from_iterable(
         _arguments(table, rows, same)
         for (table, same), rows in zip(shapes, writes.values(), strict=True)
     )
-    await conn.execute(_statement(shapes), *arguments)
+    if after is None:
+        await conn.execute(_statement(shapes), *arguments)
+        return
+    tag = await conn.execute(_statement(shapes, is_after=True), *after, *arguments)
+    if tag == "INSERT 0 0":
+        raise RecordsLost(hint="Send it again.")
 
 
 async def write(conn: Connection, writes: Writes) -> None:
@@ -84,12 +104,14 @@ def _alike(table: Table) -> frozenset[str]:
 
 
 @lru_cache(maxsize=256)
-def _statement(shapes: tuple[tuple[Table, frozenset[str]], ...]) -> str:
+def _statement(shapes: tuple[tuple[Table, frozenset[str]], ...], *, is_after: bool = False) -> str:
     """Inserts rows that come as one array a column, tables in their order.
 
-    With each table stand the columns that come as one value; they may be all.
+    With each table stand the columns that come as one value; they may be all. If they come after
+    a seal, its lane and number are the first parameters.
     """
-    number, inserts = 1, list[str]()
+    number, inserts = 3 if is_after else 1, list[str]()
+    where = f" WHERE {STANDS}" if is_after else ""
     for table, same in shapes:
         arrays, names, values = list[str](), list[str](), list[str]()
         for name, kind, is_array in _columns(table):
@@ -109,7 +131,7 @@ def _statement(shapes: tuple[tuple[Table, frozenset[str]], ...]) -> str:
         source = f" FROM unnest({', '.join(arrays)}) AS r ({', '.join(names)})" if arrays else ""
         inserts.append(
             f"INSERT INTO {table.name} ({', '.join(_names(table))}) "
-            f"SELECT {', '.join(values)}{source}"
+            f"SELECT {', '.join(values)}{source}{where}"
         )
     *others, last = inserts
     head = ", ".join(f"w{i} AS ({insert})" for i, insert in enumerate(others))
