@@ -16,6 +16,8 @@ from tests.databases import DatabaseUrls, servers_place
 from tests.functional.serving import prepare
 from tests.integration.test_decisions_service import submission
 
+from tiebreak.audit import checkpoints
+from tiebreak.audit.lanes import Lane
 from tiebreak.audit.verify import verify
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.decisions.batcher import Batch
@@ -24,6 +26,7 @@ from tiebreak.decisions.serving import Active
 from tiebreak.embedded.stack import Services, stack
 from tiebreak.errors import Unavailable
 from tiebreak.settings import Settings
+from tiebreak.store.database import Database
 from tiebreak.store.writes import RecordsLost
 
 TRIES = 5  # somebody else's commit may have put an admission on the disk before the crash
@@ -44,6 +47,29 @@ def test_a_ticket_that_a_crash_took_back_is_not_decided(services: Services) -> N
     urls = DatabaseUrls("tiebreak", address.get_secret_value(), "", "", "")
     prepare(urls, services.keyring)
     asyncio.run(_story(services))
+
+
+def test_no_crash_takes_back_what_a_checkpoint_names(services: Services) -> None:
+    asyncio.run(_checkpoint(services))
+
+
+async def _checkpoint(services: Services) -> None:
+    db = await Database.of(services.settings)
+    lane = await Lane.open(db, "tests", services.keyring)
+    artifacts = ArtifactStore.of(services.settings)
+    try:
+        async with lane.unit(waits=False) as unit:
+            unit.note("ann", "a.done", "x")
+        written = await db.pool.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        await checkpoints.write(db, artifacts, services.keyring)
+        flushed = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn"
+        assert await db.pool.fetchval(flushed, written)
+    finally:
+        await db.close()
+    named = checkpoints.newest(artifacts, services.keyring)
+    assert named is not None
+    assert unit.seal is not None
+    assert named[unit.seal[0]].seq == unit.seal[1]
 
 
 async def _story(services: Services) -> None:
