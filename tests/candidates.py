@@ -193,20 +193,15 @@ class World:
             submission(schema, key, None, fields)
             for (key, _, _), fields in zip(drawn, kept, strict=True)
         ]
-        common: dict[str, Any] = {"keyring": self.keyring}
         async with self.office.lane.unit() as unit:
             admitted = await admission.admit(
                 unit,
-                NAME,
-                plan,
-                schema,
-                submissions,
+                admission.prepare(plan, schema, submissions, self.keyring),
                 actors=["ann"] * len(drawn),
                 received_at=[moment] * len(drawn),
                 starts=starts,
                 as_of=moment,
                 origin="live" if is_live else "import",
-                **common,
             )
         if is_live and policy is not None:
             await self.decide(admitted.tickets, policy)
@@ -220,8 +215,8 @@ class World:
                 [outcomes.Report(key, "outcome", {"damage": bad}, None) for key, _, bad in drawn],
                 actors=["ann"] * len(drawn),
                 received_at=moment,
+                keyring=self.keyring,
                 at=moment + timedelta(hours=3),
-                **common,
             )
 
     async def decide_again(self, policy_hash: str) -> None:

@@ -89,13 +89,9 @@ async def admit(
     async with lane.unit() as unit:
         return await admission.admit(
             unit,
-            plan.workflow.name,
-            plan,
-            ticket_schema(plan.workflow),
-            submissions,
+            admission.prepare(plan, ticket_schema(plan.workflow), submissions, keyring),
             actors=["ann"] * len(submissions),
             received_at=[datetime.now(UTC)] * len(submissions),
-            keyring=keyring,
             starts=starts,
             as_of=as_of,
         )

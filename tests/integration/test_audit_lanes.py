@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 import uuid
+from typing import Any
 
 import asyncpg
 import pytest
-from tests.databases import DatabaseUrls, execute
+from tests.databases import DatabaseUrls, execute, fetch, run
 
 from tiebreak.audit.journal import entry
 from tiebreak.audit.lanes import Lane
 from tiebreak.audit.seals import NO_HEAD, Seal, leaf
+from tiebreak.core.steps import Steps
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database, DatabaseUnavailable
+from tiebreak.store.meanwhile import Meanwhile
 from tiebreak.store.tables import decision_keys, system_audit
 from tiebreak.store.writes import FEW_ROWS, RecordsLost
 
@@ -214,3 +219,108 @@ async def test_no_seal_follows_one_that_a_crash_took_back(
     assert third[1] == (1 if is_lost else 3)
     assert (third[0] == second[0]) == (not is_lost)
     assert fourth == (third[0], third[1] + 1)
+
+
+SEEN = "SELECT FROM system_audit"
+
+
+def comes(url: str, query: str, seconds: float = 5) -> bool:
+    """Whether another connection sees such a row in time; the event loop stands still."""
+    until = time.monotonic() + seconds
+    while not run(fetch(url, query)):
+        if time.monotonic() > until:
+            return False
+    return True
+
+
+async def test_work_beside_begin_is_done_while_it_is_under_way(
+    db: Database, keyring: Keyring, database_urls: DatabaseUrls
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    begin = "BEGIN; SELECT pg_sleep(1)"
+    running = f"SELECT FROM pg_stat_activity WHERE query = '{begin}' AND state = 'active'"
+    seen = list[bool]()
+    work = Meanwhile.once(lambda: seen.append(comes(database_urls.admin, running)))
+    async with lane.unit(begin=begin, meanwhile=work):
+        assert seen == [True]
+
+
+async def test_one_step_is_done_beside_the_flush_and_the_next_beside_commit(
+    db: Database, keyring: Keyring, database_urls: DatabaseUrls
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    seen = list[bool]()
+
+    def steps() -> Steps[None]:
+        seen.append(comes(database_urls.admin, SEEN, 0.05))
+        yield
+        seen.append(comes(database_urls.admin, SEEN))
+        yield
+        seen.append(True)
+
+    async with lane.unit() as unit:
+        unit.note("ann", "a.done", "x")
+        unit.meanwhile = work = Meanwhile(steps())
+    assert seen == [False, True]
+    work.result()
+    assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("at", ["begin", "flush"])
+async def test_work_beside_what_fails_is_dropped(db: Database, keyring: Keyring, at: str) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    before, leaks = lane.id, list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: leaks.append(told))
+    key = {"workflow": "w", "ticket_id": "t", "revision": 1, "ordinal": 1}
+    keys = [{**key, "decision_id": uuid.uuid4()}] * 2
+
+    def steps() -> Steps[None]:
+        yield
+        raise ZeroDivisionError
+
+    async def fail() -> None:
+        begin = "BEGIN; SET LOCAL no_such_setting = 1" if at == "begin" else "BEGIN"
+        work = Meanwhile(steps())
+        async with lane.unit(begin=begin, meanwhile=work) as unit:
+            unit.note("ann", "a.done", "x")
+            unit.add(decision_keys, keys)
+            unit.meanwhile = Meanwhile(steps())
+
+    with pytest.raises(
+        asyncpg.UndefinedObjectError if at == "begin" else asyncpg.UniqueViolationError
+    ):
+        await fail()
+    async with lane.unit() as unit:
+        unit.note("ann", "a.done", "y")
+    gc.collect()
+    await asyncio.sleep(0)
+    assert leaks == []
+    assert lane.id == before
+    assert [row["seq"] for row in await seals_of(db, lane)] == [1]
+    assert await db.pool.fetchval("SELECT string_agg(subject, '') FROM system_audit") == "y"
+
+
+async def test_a_unit_cancelled_as_it_begins_leaves_no_transaction(
+    db: Database, keyring: Keyring
+) -> None:
+    lane = await Lane.open(db, "test", keyring)
+    leaks = list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: leaks.append(told))
+
+    def steps() -> Steps[None]:
+        time.sleep(0.05)  # BEGIN is answered
+        running.cancel()
+        yield
+
+    async def begin() -> None:
+        async with lane.unit(meanwhile=Meanwhile(steps())):
+            pytest.fail("it goes on")
+
+    running = asyncio.create_task(begin())
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    async with lane.unit() as unit:
+        unit.note("ann", "a.done", "x")
+    gc.collect()
+    assert leaks == []
+    assert [row["seq"] for row in await seals_of(db, lane)] == [1]

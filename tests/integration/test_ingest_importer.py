@@ -24,7 +24,7 @@ from tiebreak.ingest.intake import Arrival, Event, EventReader, Intake, TicketRe
 from tiebreak.ingest.rejects import Rejects, RowsRejected
 from tiebreak.ingest.simulator import Simulation, simulate
 from tiebreak.settings import Keyring
-from tiebreak.store.admission import admit
+from tiebreak.store.admission import admit, prepare
 from tiebreak.store.database import Database
 from tiebreak.store.outcomes import Report, record
 from tiebreak.store.starts import Starts
@@ -221,13 +221,9 @@ class OneByOne:
             if isinstance(item, Arrival):
                 admission = await admit(
                     unit,
-                    name,
-                    self.computed.history,
-                    schema,
-                    [item.submission],
+                    prepare(self.computed.history, schema, [item.submission], self.keyring),
                     actors=["tests"],
                     received_at=[END],
-                    keyring=self.keyring,
                     starts=self.starts,
                     as_of=item.as_of,
                 )

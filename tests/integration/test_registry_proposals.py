@@ -22,7 +22,7 @@ from tiebreak.registry import records
 from tiebreak.registry.policies import PolicyLibrary
 from tiebreak.registry.proposals import ModelUnfit, propose
 from tiebreak.settings import Keyring
-from tiebreak.store.admission import admit
+from tiebreak.store.admission import admit, prepare
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
 from tiebreak.store.starts import Starts
@@ -40,13 +40,11 @@ async def arrive(lane: Lane, keyring: Keyring, workflow: Workflow) -> None:
     async with lane.unit() as unit:
         await admit(
             unit,
-            "repairs",
-            HistoryPlan(workflow),
-            schema,
-            [submission(schema, "t1", None, values)],
+            prepare(
+                HistoryPlan(workflow), schema, [submission(schema, "t1", None, values)], keyring
+            ),
             actors=["ann"],
             received_at=[datetime.now(UTC)],
-            keyring=keyring,
             starts=Starts(),
         )
 

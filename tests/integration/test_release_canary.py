@@ -20,19 +20,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests import releases
 from tests.admitted import admit
-from tests.databases import DatabaseUrls
+from tests.databases import DatabaseUrls, execute, run
 from tests.keys import KEYRING
 from tests.shadowed import NAME, RULES, SAMPLE, SCHEMA, Kind, Site, settled, submission, submit
 from tests.store_samples import feature
 
 from tiebreak.bundles.artifacts import ArtifactStore
 from tiebreak.bundles.signing import BundleKeys
-from tiebreak.core.decide import decide_stored
-from tiebreak.core.policy import PolicyParts
+from tiebreak.core.decide import Decisions, decide, decide_stored
+from tiebreak.core.policy import Policy, PolicyParts
 from tiebreak.core.release_plan import CanaryStep as PlannedStep
 from tiebreak.core.release_plan import ReleasePlan
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.workflow import Entity, Knobs, RuleSet
+from tiebreak.decisions import serving as serving_module
 from tiebreak.decisions.active import Active
 from tiebreak.decisions.batcher import Pending
 from tiebreak.decisions.replay import COMPARED, Cause, replay
@@ -309,6 +310,41 @@ async def test_what_a_canary_left_undecided_is_decided_by_production(
     assert {row["policy_hash"] for row in rows} == {active.policy.hash} != {release.policy_hash}
     for row in rows:
         assert is_standing_in(row) == active.canary.takes(row["ticket_id"])
+
+
+async def test_a_canary_that_hangs_does_not_hold_the_history(
+    site: Site,
+    service: DecisionService,
+    database_urls: DatabaseUrls,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = await started(site, service, 50)
+    await submit(service, range(5))  # now there is something to lock
+    lock = "SELECT FROM workflow_clocks FOR UPDATE"
+    locked = list[bool]()
+
+    def look_and_decide(tickets: Any, context: Any, policy: Policy) -> Decisions:
+        if policy.parts.hash == release.policy_hash:
+            run(execute(database_urls.admin, "SET lock_timeout = '2s'", lock))
+            locked.append(True)
+        return decide(tickets, context, policy)
+
+    monkeypatch.setattr(serving_module, "decide", look_and_decide)
+    answers = await submit(service, range(5, 30))
+    assert release.policy_hash in {a["policy_hash"] for a in answers}
+    assert locked
+
+
+async def test_a_production_model_that_fails_leaves_the_rules_to_decide(
+    site: Site, service: DecisionService
+) -> None:
+    await into_production(site, await site.candidate("fails"))
+    await service.active.refresh()
+    active = service.active.get(NAME)
+    assert active.policy.model is not None
+    answers = await submit(service, range(20))
+    assert {a["policy_hash"] for a in answers} == {active.policy.hash}
+    assert [a["model"] for a in answers] == [{"status": "failed"}] * 20
 
 
 async def test_a_canary_whose_model_does_not_load_decides_nothing(

@@ -14,10 +14,10 @@ from asyncpg import UniqueViolationError
 from sqlalchemy import Table
 
 from tiebreak.audit.journal import entry
-from tiebreak.audit.meanwhile import Meanwhile, during
 from tiebreak.audit.seals import NO_HEAD, SALT_BYTES, Seal, leaf, place, remainder
 from tiebreak.settings import Keyring
 from tiebreak.store.database import Database
+from tiebreak.store.meanwhile import Meanwhile, during
 from tiebreak.store.tables import audit_lanes, audit_seals, system_audit
 from tiebreak.store.unit import Connection
 from tiebreak.store.writes import STANDS, SealAt, Writes, insert, write
@@ -34,7 +34,9 @@ class SealedUnit:
         self._seq = seq
         self._leaves: list[bytes] = []
         self._writes: dict[Table, list[Mapping[str, object]]] = {}
-        self.meanwhile: Meanwhile[object] | None = None  # done while COMMIT is under way
+        self.meanwhile: Meanwhile[object] | None = (
+            None  # a step beside the flush, one beside COMMIT
+        )
         self.seal: SealAt | None = None  # which covers the rows, once there is one
 
     @property
@@ -127,21 +129,29 @@ class Lane:
         return self._lane
 
     @asynccontextmanager
-    async def unit(self, *, begin: str = "BEGIN", waits: bool = True) -> AsyncGenerator[SealedUnit]:
+    async def unit(
+        self,
+        *,
+        begin: str = "BEGIN",
+        waits: bool = True,
+        meanwhile: Meanwhile[object] | None = None,
+    ) -> AsyncGenerator[SealedUnit]:
         """One transaction and its seal: COMMIT at the end of the block, ROLLBACK on an error.
 
         `begin` may set the transaction up further (`BEGIN; SET LOCAL …`) in the same round trip.
         Unless it `waits`, a crash of the server may take it back until `lasted` is called.
+        `meanwhile` is done while BEGIN is under way; of what the unit has to do meanwhile one step
+        while its rows are written, and the next while COMMIT is.
         """
         async with self._taken() as conn:
-            await conn.execute(begin if waits else f"{begin}; {_NO_WAIT}")
             try:
+                await during(conn.execute(begin if waits else f"{begin}; {_NO_WAIT}"), meanwhile)
                 if self._is_unsure:
                     await self._make_sure(conn)
                 unit = self._unit(conn)
                 yield unit
                 head = self._seal(unit)
-                await unit.flush()
+                await during(unit.flush(), unit.meanwhile)
                 if self._is_rehearsal:
                     await conn.execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")
                     return

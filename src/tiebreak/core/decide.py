@@ -12,6 +12,7 @@ import polars as pl
 from tiebreak.core.arbitrate import Arbitration, ModelVerdict, arbitrate
 from tiebreak.core.policy import ModelStatus, Policy
 from tiebreak.core.rules import RulesVerdict, cut
+from tiebreak.core.steps import Steps, finished
 from tiebreak.core.stored import StoredTicket, columns
 from tiebreak.core.tickets import Schema
 
@@ -53,7 +54,13 @@ def decide(tickets: pl.DataFrame, context: pl.DataFrame, policy: Policy) -> Deci
     keyed and uniform over [0, 2^63)); `context` the Int64 context columns, rows in the same
     order. The bits of a ticket's decision depend on its row alone, never on batch or order.
     """
+    return finished(deciding(tickets, context, policy))
+
+
+def deciding(tickets: pl.DataFrame, context: pl.DataFrame, policy: Policy) -> Steps[Decisions]:
+    """`decide` in two steps: the rules, then the model and what comes of both."""
     frame, rules = policy.rules_plan.evaluate(tickets, context)
+    yield
     model = _score(frame, policy)
     arbitration = arbitrate(
         rules,

@@ -13,8 +13,8 @@ import polars as pl
 import structlog
 
 from tiebreak.audit.lanes import Lane, SealedUnit
-from tiebreak.audit.meanwhile import Meanwhile
-from tiebreak.core.decide import Decisions, decide
+from tiebreak.core.decide import Decisions, decide, deciding
+from tiebreak.core.steps import Steps, finished
 from tiebreak.core.stored import Columns, StoredTicket, columns
 from tiebreak.core.totals import HistoryOverflow
 from tiebreak.decisions.active import Active, ActiveCanary, ActivePolicies
@@ -25,9 +25,10 @@ from tiebreak.decisions.soundness import flaw
 from tiebreak.errors import IntegrityFailure, NotFound, TiebreakError
 from tiebreak.settings import Keyring
 from tiebreak.store import commit, reading
-from tiebreak.store.admission import BEGIN, Admission, Admitted, admit
+from tiebreak.store.admission import BEGIN, Admission, Admitted, admit, prepare
 from tiebreak.store.database import Database
 from tiebreak.store.kept import HistoryNotReady
+from tiebreak.store.meanwhile import Meanwhile
 from tiebreak.store.revisions import Existing, RevisionConflict
 from tiebreak.store.starts import Starts
 from tiebreak.store.writes import SealAt, are_few
@@ -98,9 +99,9 @@ class Serving:
             raise
 
     async def _admit(self, active: Active, batch: Batch) -> _AdmittedBatch:
-        """Admit a batch, and decide it while that commits."""
+        """Admit a batch, and decide it while that is written and commits."""
         async with self.admitting(active, batch) as (unit, admitted):
-            unit.meanwhile = decided = Meanwhile(partial(self._decided, active, admitted))
+            unit.meanwhile = decided = Meanwhile(self._deciding_batch(active, admitted))
         return _AdmittedBatch(admitted, decided, unit.seal)
 
     @asynccontextmanager
@@ -111,26 +112,26 @@ class Serving:
 
         Nobody waits until it is on the disk: the decisions will be, and with them all before them.
         """
-        async with self._admission_lane.unit(begin=BEGIN, waits=False) as unit:
+        submissions = [pending.submission for pending in batch]
+        prepared = Meanwhile.once(
+            partial(prepare, active.history, active.schema, submissions, self._keyring)
+        )
+        async with self._admission_lane.unit(begin=BEGIN, waits=False, meanwhile=prepared) as unit:
             yield (
                 unit,
                 await admit(
                     unit,
-                    active.release.workflow,
-                    active.history,
-                    active.schema,
-                    [pending.submission for pending in batch],
+                    prepared.result(),
                     actors=[pending.actor for pending in batch],
                     received_at=[pending.received_at for pending in batch],
-                    keyring=self._keyring,
                     starts=self._starts,
                 ),
             )
 
-    def _decided(self, active: Active, admitted: Admission) -> list[Row]:
+    def _deciding_batch(self, active: Active, admitted: Admission) -> Steps[list[Row]]:
         if not admitted.tickets:
             return []
-        return self._rows_of_all(active, admitted.tickets, admitted.columns())
+        return (yield from self._deciding_all(active, admitted.tickets, admitted.columns()))
 
     async def _settle(
         self,
@@ -152,7 +153,7 @@ class Serving:
                     pending.fail(result)
         if admitted.tickets:
             rows = decided.result()
-            telling = Meanwhile(lambda: [self.told(active, row) for row in rows])
+            telling = Meanwhile.once(lambda: [self.told(active, row) for row in rows])
             stored = await self._commit(rows, telling, seal)
             if seal is not None:
                 self._admission_lane.lasted(seal)
@@ -178,13 +179,18 @@ class Serving:
         `given` are the tickets' columns where they are at hand.
         """
         given = given or columns(tickets, active.schema, active.history.context_columns)
-        return await self._commit(self._rows_of_all(active, tickets, given))
+        return await self._commit(finished(self._deciding_all(active, tickets, given)))
 
-    def _rows_of_all(
+    def _deciding_all(
         self, active: Active, tickets: Sequence[StoredTicket], given: Columns
-    ) -> list[Row]:
+    ) -> Steps[list[Row]]:
+        """What production says, or it and a canary; no model comes before the second step.
+
+        A model may hang or die, and others find the batch once COMMIT is on its way.
+        """
         if active.canary is None:
-            return self.rows(active, tickets, given)
+            return (yield from self._deciding(active, tickets, given))
+        yield
         return self._rows_of_both(active, active.canary, tickets, given)
 
     async def finish(self, active: Active, tickets: Sequence[StoredTicket]) -> list[Row]:
@@ -223,8 +229,18 @@ class Serving:
         ordinals: Sequence[int] | None = None,
     ) -> list[Row]:
         """What the policy in production says of stored tickets; nothing is stored."""
+        return finished(self._deciding(active, tickets, given, ordinals))
+
+    def _deciding(
+        self,
+        active: Active,
+        tickets: Sequence[StoredTicket],
+        given: Columns,
+        ordinals: Sequence[int] | None = None,
+    ) -> Steps[list[Row]]:
+        """`rows` in the steps of `deciding`."""
         try:
-            decisions = decide(*given, active.policy)
+            decisions = yield from deciding(*given, active.policy)
         except Exception:
             if active.policy.model is None:
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tiebreak.store.history import EntityKeys, Known, Question, Tick, keys_of, r
 from tiebreak.store.kept import last_seen
 from tiebreak.store.keyed import content_key, ticket_hash
 from tiebreak.store.ledger import Ledger
+from tiebreak.store.meanwhile import Meanwhile, during
 from tiebreak.store.revisions import Existing, New, Numbered, RevisionConflict
 from tiebreak.store.starts import Starts
 from tiebreak.store.unit import Unit
@@ -86,16 +88,35 @@ class _Fresh:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch of submissions as far as it can be worked on without the database."""
+
+    plan: HistoryPlan
+    schema: Schema
+    submissions: Sequence[Submission]
+    keyring: Keyring
+    frame: pl.DataFrame
+    keys: EntityKeys
+    question: Question
+
+
+def prepare(
+    plan: HistoryPlan, schema: Schema, submissions: Sequence[Submission], keyring: Keyring
+) -> Prepared:
+    """Make a batch ready to be admitted: its columns, its entities, what is asked about them."""
+    frame = schema.submitted(submissions)
+    asked = last_seen(plan)
+    keys = keys_of(asked, frame, keyring.entity_key)
+    return Prepared(plan, schema, submissions, keyring, frame, keys, Question.of(asked, keys))
+
+
 async def admit(
     unit: Unit,
-    workflow: str,
-    plan: HistoryPlan,
-    schema: Schema,
-    submissions: Sequence[Submission],
+    batch: Prepared,
     *,
     actors: Sequence[str],
     received_at: Sequence[datetime],
-    keyring: Keyring,
     starts: Starts,
     as_of: datetime | None = None,
     origin: str = "live",
@@ -106,31 +127,29 @@ async def admit(
     given and not later than the workflow's clock, `HistoryNotReady` for a plan with slots that
     the log lacks.
     """
-    frame = schema.submitted(submissions)
-    asked = last_seen(plan)
-    keys = keys_of(asked, frame, keyring.entity_key)
-    content_keys = [content_key(keyring.entity_key, s.content_hash) for s in submissions]
-    hashes = [ticket_hash(keyring.sampling_key, workflow, s.ticket_id) for s in submissions]
-    contents = [s.content.decode() for s in submissions]
-
-    question = Question.of(asked, keys)
+    workflow, submissions = batch.plan.workflow.name, batch.submissions
+    question = batch.question
     begins = await starts.read(unit.conn, workflow, question, as_of or datetime.now(UTC))
     if begins is not None:
         question = question.but(begins.totals)
-    row = await unit.conn.fetchrow(
+    reading = unit.conn.fetchrow(
         _READ,
         workflow,
         as_of,
         *revisions.claims(submissions),
         *question.arguments(starts.booked_us),
     )
-    moment = await ticked(unit.conn, workflow, plan, row, as_of)
-    if moment.plan is not asked:  # the log keeps other slots since, and may know other entities
-        keys = keys_of(moment.plan, frame, keyring.entity_key)
+    identifying = Meanwhile.once(partial(_identified, batch))
+    row = await during(reading, identifying)
+    content_keys, hashes, contents = identifying.result()
+    moment = await ticked(unit.conn, workflow, batch.plan, row, as_of)
+    keys = batch.keys
+    if moment.plan is not question.plan:  # the log keeps other slots, and may know other entities
+        keys = keys_of(moment.plan, batch.frame, batch.keyring.entity_key)
     numbered = revisions.number(submissions, content_keys, revisions.stored(row))
-    fresh = await _fresh(unit, moment, schema, submissions, numbered, frame, keys, keyring)
+    fresh = await _fresh(unit, moment, batch, numbered, keys)
     known: Known | None = None
-    if fresh.booked_on is fresh.keys and moment.plan is asked:
+    if fresh.booked_on is fresh.keys and moment.plan is question.plan:
         known = question.known(moment, row)
         if begins is not None:
             known = begins.complete(moment, known)
@@ -177,16 +196,20 @@ async def admit(
     return Admission(moment.at, _results(numbered, fresh), tickets, fresh.frame, values)
 
 
+def _identified(batch: Prepared) -> tuple[list[bytes], list[int], list[str]]:
+    """The content key, the hash and the content of each submission."""
+    keyring, workflow = batch.keyring, batch.plan.workflow.name
+    return (
+        [content_key(keyring.entity_key, s.content_hash) for s in batch.submissions],
+        [ticket_hash(keyring.sampling_key, workflow, s.ticket_id) for s in batch.submissions],
+        [s.content.decode() for s in batch.submissions],
+    )
+
+
 async def _fresh(
-    unit: Unit,
-    moment: Tick,
-    schema: Schema,
-    submissions: Sequence[Submission],
-    numbered: Sequence[Numbered],
-    frame: pl.DataFrame,
-    keys: EntityKeys,
-    keyring: Keyring,
+    unit: Unit, moment: Tick, batch: Prepared, numbered: Sequence[Numbered], keys: EntityKeys
 ) -> _Fresh:
+    frame, submissions = batch.frame, batch.submissions
     leaders = {i: r for i, r in enumerate(numbered) if isinstance(r, New) and r.leader == i}
     index, news = list(leaders), list(leaders.values())
     if len(index) < frame.height:
@@ -197,8 +220,9 @@ async def _fresh(
         submissions[i].ticket_id: row for row, i in enumerate(index) if news[row].revision == 1
     }
     missing = {submissions[i].ticket_id for i in index} - firsts.keys()
-    earlier = await first_tickets(unit.conn, moment.workflow, missing, schema)
-    earlier_keys = keys_of(moment.plan, schema.frame(list(earlier.values())), keyring.entity_key)
+    earlier = await first_tickets(unit.conn, moment.workflow, missing, batch.schema)
+    earlier_frame = batch.schema.frame(list(earlier.values()))
+    earlier_keys = keys_of(moment.plan, earlier_frame, batch.keyring.entity_key)
     rows_of_earlier = {ticket_id: row for row, ticket_id in enumerate(earlier)}
     booked_on: dict[str, list[bytes | None]] = {}
     for entity, own in keys.items():
