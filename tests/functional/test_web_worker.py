@@ -9,9 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from array import array
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import httpx
 import orjson
 import psutil
 import pytest
+from bench.load import Load
+from bench.load import run as send
 from prometheus_client.parser import text_string_to_metric_families
 from tests.databases import DatabaseUrls
 from tests.functional.serving import (
@@ -33,8 +34,8 @@ from tests.functional.serving import (
 from tiebreak.access.roles import Role
 from tiebreak.secret_files import ensure_secrets
 from tiebreak.settings import Keyring, Settings
-from tiebreak.supervised import headcount
-from tiebreak.supervised.headcount import ABSENT
+from tiebreak.supervised import headcount, inboxes
+from tiebreak.supervised.headcount import ABSENT, Headcount
 from tiebreak.web import worker
 
 PATH = "/v1/workflows/repairs/decisions"
@@ -50,6 +51,7 @@ class Workers:
     folder: Path
     listener: socket.socket
     headcount: int = field(default_factory=lambda: headcount.create(4))
+    inboxes: list[int] = field(default_factory=lambda: inboxes.create(4))
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -71,9 +73,10 @@ class Workers:
                         [
                             *(sys.executable, "-m", "tiebreak.web.worker", "--fd", str(handle)),
                             *("--headcount-fd", str(self.headcount), "--place", place),
+                            *("--inbox-fds", ",".join(map(str, self.inboxes))),
                         ],
                         env=environment(self.settings),
-                        pass_fds=[handle, self.headcount],
+                        pass_fds=[handle, self.headcount, *self.inboxes],
                         stderr=log,
                     )
                 )
@@ -83,9 +86,9 @@ class Workers:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.05)
 
-    def told(self) -> array[int]:
+    def told(self) -> list[int]:
         """How many connections each worker says it holds."""
-        return array("i", os.pread(self.headcount, 64, 0))
+        return [each.connections for each in Headcount(self.headcount, 0).everybody()]
 
     def logs(self) -> list[bytes]:
         """What each worker wrote to standard error."""
@@ -109,7 +112,8 @@ def workers(database_urls: DatabaseUrls, tmp_path: Path) -> Generator[Workers]:
             process.kill()
         process.wait()
     found.listener.close()
-    os.close(found.headcount)
+    for number in (found.headcount, *found.inboxes):
+        os.close(number)
 
 
 def counted(text: str) -> float:
@@ -167,40 +171,116 @@ def test_a_worker_that_comes_later_takes_the_connections_that_come_later(workers
         client.close()
 
 
-def test_a_worker_that_is_told_to_stop_answers_what_it_has_taken(workers: Workers) -> None:
-    workers.start(1)
-    answered: list[dict[str, Any]] = []
-    refused: list[object] = []
-    is_over = threading.Event()
+@dataclass
+class Callers:
+    """Eight who send one ticket after the other, each on a connection that it keeps."""
 
-    def load(name: str) -> None:
+    answered: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    failed: list[object] = field(default_factory=list[object])
+    is_over: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    @contextmanager
+    def of(cls, workers: Workers) -> Generator[Callers]:
+        callers = cls()
+        threads = [threading.Thread(target=callers._call, args=(workers, i)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield callers
+        finally:
+            callers.is_over.set()
+            for thread in threads:
+                thread.join(10)
+
+    def _call(self, workers: Workers, caller: int) -> None:
         number = 0
         with httpx.Client(base_url=workers.url, headers=workers.headers, timeout=30) as client:
-            while not is_over.is_set():
-                ticket = {"ticket_id": f"{name}-{number}", "fields": dict(TICKET)}
+            while not self.is_over.is_set():
+                ticket = {"ticket_id": f"w{caller}-{number}", "fields": dict(TICKET)}
                 try:
                     response = client.post(PATH, json=ticket)
-                except httpx.TransportError as error:
-                    refused.append(error)
+                    assert response.status_code == 200, response.text
+                except (httpx.TransportError, AssertionError) as error:
+                    self.failed.append(error)
                     return
-                assert response.status_code == 200, response.text
-                answered.append(response.json())
+                self.answered.append(response.json())
                 number += 1
 
-    threads = [threading.Thread(target=load, args=(f"w{i}",)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(1)
-    workers.listener.close()
-    started = time.monotonic()
-    workers.processes[0].send_signal(signal.SIGTERM)
-    workers.processes[0].wait(20)
-    assert time.monotonic() - started < workers.settings.api.drain_seconds
-    is_over.set()
-    for thread in threads:
-        thread.join(10)
+
+def until(is_so: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_few_callers_meet_in_one_worker_and_move_on_when_it_stops(workers: Workers) -> None:
+    workers.start(2)
+    with Callers.of(workers) as callers:
+        until(lambda: workers.told()[:2] == [8, 0])
+        since = len(callers.answered)
+        until(lambda: len(callers.answered) > since + 100)
+        assert workers.told()[:2] == [8, 0]
+        workers.processes[0].send_signal(signal.SIGTERM)
+        assert workers.processes[0].wait(20) is not None
+        until(lambda: workers.told()[:2] == [ABSENT, 8])
+        since = len(callers.answered)
+        until(lambda: len(callers.answered) > since + 100)
+    assert callers.failed == []
+
+
+def test_a_connection_stays_where_a_part_of_a_request_has_come(workers: Workers) -> None:
+    workers.start(2)
+    body = orjson.dumps({"ticket_id": "t", "fields": dict(TICKET)})
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {workers.token}\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = (head + kind).encode() + body
+    with Callers.of(workers) as callers:
+        until(lambda: workers.told()[:2] == [8, 0])
+        for _ in range(60):
+            with socket.create_connection(workers.listener.getsockname(), timeout=10) as connection:
+                connection.sendall(request + request[:20])
+                assert b" 200 OK" in connection.recv(65536)
+                connection.sendall(request[20:])
+                assert b" 200 OK" in connection.recv(65536)
+    assert callers.failed == []
+
+
+def test_many_callers_spread_over_the_workers(workers: Workers, tmp_path: Path) -> None:
+    workers.start(1)
+    (tmp_path / "fields").write_bytes(orjson.dumps(TICKET))
+    load = Load(
+        port=workers.listener.getsockname()[1],
+        path=PATH,
+        fields_file=str(tmp_path / "fields"),
+        connections=100,
+        seconds=12,
+        headers=workers.headers,
+    )
+    found: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: found.append(send(load)))
+    thread.start()
+    until(lambda: workers.told()[0] == 100)
+    workers.start(1)
+    until(lambda: min(workers.told()[:2]) >= 45)
+    thread.join()
+    assert found[0]["failed"] == 0
+
+
+def test_a_worker_that_is_told_to_stop_answers_what_it_has_taken(workers: Workers) -> None:
+    workers.start(1)
+    with Callers.of(workers) as callers:
+        time.sleep(1)
+        workers.listener.close()
+        started = time.monotonic()
+        workers.processes[0].send_signal(signal.SIGTERM)
+        workers.processes[0].wait(20)
+        assert time.monotonic() - started < workers.settings.api.drain_seconds
+    answered = callers.answered
     assert len(answered) > 50
-    assert not any(isinstance(error, httpx.ReadError) for error in refused)
+    assert not any(isinstance(error, (httpx.ReadError, AssertionError)) for error in callers.failed)
     workers.listener = worker.listen("127.0.0.1", 0)
     workers.start(1)
     for answer in answered[:: len(answered) // 40]:

@@ -95,6 +95,18 @@ async def test_one_who_stops_leaves_the_rest_to_the_others() -> None:
         assert len(second.held) == 5
 
 
+async def test_what_is_passed_to_one_who_stops_is_served_and_calls_nobody() -> None:
+    async with door(1) as (listener, places):
+        only = Taker(listener.dup(), places[0])
+        await only.acceptor.close()
+        with socket.create_connection(listener.getsockname()):
+            passed = listener.accept()[0]
+            only.acceptor.open(passed, lambda: _Protocol(only.held))
+            await asyncio.wait(only.acceptor.opening)
+        assert len(only.held) == 1
+        assert [each.connections for each in places[0].everybody()] == [ABSENT]
+
+
 async def test_what_was_taken_is_opened_before_a_worker_closes() -> None:
     async with door(1) as (listener, _):
         only = Taker(listener.dup(), None)

@@ -78,6 +78,7 @@ class Batcher:
         self._queue: asyncio.Queue[Pending] = asyncio.Queue(queue_size)
         self._is_draining = False
         self._expected = 0
+        self.counts = 0, 0  # tickets and batches since the start
         self._last_seconds = 0.0
         self._runner = asyncio.create_task(self._run())
 
@@ -105,6 +106,7 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             batch = await self._next()
+            self.counts = self.counts[0] + len(batch), self.counts[1] + 1
             begun = time.perf_counter()
             try:
                 await self._answer(batch)

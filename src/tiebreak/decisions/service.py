@@ -210,6 +210,12 @@ class DecisionService:
         """How many submissions wait to be admitted."""
         return sum(batcher.waiting for batcher in self._batchers.values())
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many tickets were taken, and in how many batches, since the start."""
+        counts = [batcher.counts for batcher in self._batchers.values()]
+        return sum(tickets for tickets, _ in counts), sum(batches for _, batches in counts)
+
     def problems(self) -> list[Problem]:
         """All that keeps the service from deciding, or from deciding with its model."""
         found = [] if self._trouble is None else [self._trouble]

@@ -32,7 +32,7 @@ from tiebreak.embedded.stack import (
 from tiebreak.embedded.state import State, is_free, locked
 from tiebreak.errors import Conflict, TiebreakError
 from tiebreak.settings import PLATFORM_NAMES, Settings
-from tiebreak.supervised import headcount
+from tiebreak.supervised import headcount, inboxes
 
 TICK_SECONDS = 0.1
 SERVERS_EVERY_SECONDS = 1.0
@@ -59,6 +59,7 @@ class Supervisor:
         self._listener = _listen(self._settings)
         self.host, self.port = self._settings.api.host, self._listener.getsockname()[1]
         self._headcount = headcount.create(self._settings.api.worker_count)
+        self._inboxes = inboxes.create(self._settings.api.worker_count)
         self._children = [Child(program) for program in self._programs()]
         self._thread = threading.Thread(target=self._supervise, name="supervisor")
         self._servers_at = 0.0
@@ -116,7 +117,8 @@ class Supervisor:
             else:
                 self._trouble = ""
         self._listener.close()
-        os.close(self._headcount)
+        for number in (self._headcount, *self._inboxes):
+            os.close(number)
         self._end(self._workers)
         self._end([child for child in self._children if not child.program.has_heartbeat])
         remove_record(self._settings.data_dir)
@@ -185,12 +187,16 @@ class Supervisor:
     def _programs(self) -> list[Program]:
         logs = self._settings.data_dir / "logs"
         environment = child_environment(self._settings, self.port)
-        shared = (self._listener.fileno(), self._headcount)
+        shared = (self._listener.fileno(), self._headcount, *self._inboxes)
         api = ("tiebreak.web.worker", "--fd", str(shared[0]), "--heartbeat-fd", "{heartbeat}")
+        together = (
+            *("--headcount-fd", str(self._headcount)),
+            *("--inbox-fds", ",".join(map(str, self._inboxes))),
+        )
         workers = [
             Program(
                 name=f"api-{number}",
-                arguments=(*api, "--headcount-fd", str(shared[1]), "--place", str(number - 1)),
+                arguments=(*api, *together, "--place", str(number - 1)),
                 log=logs / f"api-{number}.log",
                 environment=environment,
                 file_numbers=shared,

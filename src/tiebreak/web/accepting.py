@@ -45,6 +45,7 @@ class Acceptor:
         self.opening = set[asyncio.Task[object]]()  # taken, and not yet among those held
         self._timer: asyncio.TimerHandle | None = None
         self._gave_way_at: float | None = None
+        self._is_closed = False
         listener.setblocking(False)
         self._waiting = select.poll()
         self._waiting.register(listener, select.POLLIN)
@@ -53,8 +54,16 @@ class Acceptor:
 
     def tell(self) -> None:
         """Let the other workers know how many connections this one holds."""
-        if self._headcount is not None:
+        if self._headcount is not None and not self._is_closed:
             self._headcount.tell(self._held() + len(self.opening))
+
+    def open(self, connection: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
+        """Serve this connection."""
+        connection.setblocking(False)
+        opening = self._loop.create_task(self._loop.connect_accepted_socket(make, connection))
+        self.opening.add(opening)
+        opening.add_done_callback(self._opened)
+        self.tell()
 
     async def close(self) -> None:
         """Take no more, and open what was taken; what waits is for the other workers."""
@@ -62,6 +71,7 @@ class Acceptor:
             self._timer.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
+        self._is_closed = True
         if self._headcount is not None:
             self._headcount.tell(ABSENT)
         if self.opening:
@@ -92,11 +102,7 @@ class Acceptor:
             log.warning("connection_refused", reason=error.strerror)
             self._pause(FULL_SECONDS)
             return False
-        connection.setblocking(False)
-        opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
-        self.opening.add(opening)
-        opening.add_done_callback(self._opened)
-        self.tell()
+        self.open(connection, self._make)
         return True
 
     def _opened(self, opening: asyncio.Task[object]) -> None:

@@ -22,6 +22,7 @@ from tiebreak.web.edge import CLOSE
 from tiebreak.web.exchange import Exchange, Pair
 from tiebreak.web.headers import first_of
 from tiebreak.web.idle import Idle
+from tiebreak.web.passing import Passing
 from tiebreak.web.site import Site
 
 PATH = re.compile(rb"/v1/workflows/([A-Za-z0-9_.~-]+)/decisions")
@@ -52,17 +53,25 @@ class Protocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        passing: Passing | None = None,
+        is_passed: bool = False,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._passing = passing
+        self._is_passed = is_passed
+        self._is_receiving = False  # a request, or a part of one
         self._held: Held | None = None
         self._idle = Idle(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_made(  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn has it
         self, transport: asyncio.Transport
     ) -> None:
-        """Serve a new connection."""
+        """Serve a connection that is new, or new to this worker."""
         super().connection_made(transport)
         self.transport = self._joined = Joined(transport, self.loop)
+        if self._is_passed:
+            self._idle.begin()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come; a request that is held may wait for a little more."""
@@ -78,6 +87,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Take the head of a request; what ASGI needs besides waits until it is needed."""
+        self._is_receiving = True
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -99,6 +109,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request directly, or note that its last byte has come."""
+        self._is_receiving = False
         if self._held is not None and self._begin(self._held):
             return
         self._release()
@@ -121,11 +132,19 @@ class Protocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._idle.begin()
+            self._pass_on()
 
     def shutdown(self) -> None:
         """End the connection after the answer that is under way."""
         self._release()
         super().shutdown()
+
+    def _pass_on(self) -> None:
+        """Let another worker have the connection, if it shall and nothing has come on it yet."""
+        if self._passing is None or self._is_receiving:
+            return
+        if self._joined.pass_on(self._passing):
+            self.server_state.connections.discard(self)
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle.over()
@@ -231,6 +250,13 @@ class Joined(asyncio.Transport):
         """Close when all is sent."""
         self._flush()
         self._transport.close()
+
+    def pass_on(self, passing: Passing) -> bool:
+        """Whether another worker has the connection from now on; then it has ended here."""
+        is_passed = not self._held and passing.pass_on(self._transport)
+        if is_passed:
+            self._transport.abort()
+        return is_passed
 
     def is_closing(self) -> bool:
         """Whether the connection is closed or about to be."""

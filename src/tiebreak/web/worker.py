@@ -1,12 +1,13 @@
 """One worker process: serves the application on a listening socket until it is told to stop.
 
-    python -m tiebreak.web.worker [--fd N] [--headcount-fd L --place P] [--heartbeat-fd M]
+    python -m tiebreak.web.worker [--fd N] [--heartbeat-fd M]
+        [--headcount-fd L --place P [--inbox-fds A,B,…]]
 
 With `--fd` it takes connections from an inherited socket that is bound already; so several
 workers share one port, and connections wait in the socket while a worker is restarted. With
-`--headcount-fd` each takes its part of them. On SIGTERM it stops accepting, ends batches after the
-lines it has read, answers everything that is queued, with a word to each client that the
-connection ends here, and closes.
+`--headcount-fd` each takes its part of them, and with `--inbox-fds` they pass some on to each
+other. On SIGTERM it stops accepting, ends batches after the lines it has read, answers everything
+that is queued, with a word to each client that the connection ends here, and closes.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import gc
 import math
 import os
 import socket
+from functools import partial
 
 import uvicorn
 
 from tiebreak.settings import Keyring, Settings
 from tiebreak.supervised.headcount import Headcount
+from tiebreak.supervised.inboxes import Inboxes
 from tiebreak.web import logs
 from tiebreak.web.accepting import Acceptor
 from tiebreak.web.app import create_app
 from tiebreak.web.metrics import Metrics
+from tiebreak.web.passing import Passing
 from tiebreak.web.protocol import Protocol
+from tiebreak.web.site import Site
 
 BACKLOG = 2048
 COLLECT_AFTER = (20_000, 20, 50)  # a batch allocates thousands of objects that soon go
@@ -43,6 +48,8 @@ class Worker(uvicorn.Server):
         self._draining = draining
         self.heartbeat: int | None = None  # a pipe's number
         self.headcount: Headcount | None = None
+        self.inboxes: Inboxes | None = None
+        self._passing: Passing | None = None
         self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -54,11 +61,17 @@ class Worker(uvicorn.Server):
         self._acceptors = [
             Acceptor(each, self._protocol, self._held, self.headcount) for each in sockets or ()
         ]
+        if self.headcount is not None and self.inboxes is not None:
+            self._passing = Passing(self.headcount, self.inboxes)
+            asyncio.get_running_loop().add_reader(self.inboxes.mine, self._adopt, self.inboxes)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; each second tell the supervisor that the event loop turns."""
         for acceptor in self._acceptors:
             acceptor.tell()
+        if self._passing is not None:
+            site: Site = self.lifespan.state["site"]
+            self._passing.look(site.service.counts)
         if self.heartbeat is not None and counter % 10 == 0:
             with contextlib.suppress(OSError):  # full or closed: the supervisor has seen enough
                 os.write(self.heartbeat, b".")
@@ -67,6 +80,8 @@ class Worker(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Stop accepting, let connections end after an answer or fall idle, close."""
         self._draining.set()
+        if self._passing is not None:
+            self._passing.stop()
         for acceptor in self._acceptors:
             await acceptor.close()
         for _ in range(LINGER_LOOKS):
@@ -76,7 +91,21 @@ class Worker(uvicorn.Server):
         await super().shutdown()
 
     def _protocol(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state)
+        return self._made(is_passed=False)
+
+    def _made(self, *, is_passed: bool) -> Protocol:
+        return Protocol(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            passing=self._passing,
+            is_passed=is_passed,
+        )
+
+    def _adopt(self, inboxes: Inboxes) -> None:
+        """Serve what other workers passed on."""
+        for connection in inboxes.take():
+            self._acceptors[0].open(connection, partial(self._made, is_passed=True))
 
     def _held(self) -> int:
         return len(self.server_state.connections)
@@ -115,6 +144,7 @@ def main() -> None:
     parser.add_argument("--heartbeat-fd", type=int, help="an inherited pipe to tell that we live")
     parser.add_argument("--headcount-fd", type=int, help="an inherited file of connections held")
     parser.add_argument("--place", type=int, default=0, help="this worker's in that file, from 0")
+    parser.add_argument("--inbox-fds", help="inherited inboxes, two numbers for each place")
     arguments = parser.parse_args()
     settings = Settings.load()
     logs.configure(settings.log)
@@ -128,6 +158,9 @@ def main() -> None:
     server.heartbeat = arguments.heartbeat_fd
     if arguments.headcount_fd is not None:
         server.headcount = Headcount(arguments.headcount_fd, arguments.place)
+        if arguments.inbox_fds is not None:
+            numbers = [int(number) for number in arguments.inbox_fds.split(",")]
+            server.inboxes = Inboxes(numbers, arguments.place)
     server.run(sockets=[listener])
 
 
