@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from tiebreak.supervised import headcount, inboxes
 from tiebreak.supervised.headcount import ABSENT, FRESH_SECONDS, Headcount
@@ -159,3 +161,19 @@ async def test_a_full_inbox_leaves_the_connection_where_it_is() -> None:
         for each in taken:
             each.close()
         assert inbox.give(door.fileno(), 0)
+
+
+def test_a_connection_that_no_file_is_left_for_is_told_of() -> None:
+    inbox = Inboxes(inboxes.create(1), 0)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        assert inbox.give(door.fileno(), 0)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(door.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            with capture_logs() as told:
+                assert inbox.take() == []
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [line["event"] for line in told] == ["connection_lost"]

@@ -34,9 +34,7 @@ class SealedUnit:
         self._seq = seq
         self._leaves: list[bytes] = []
         self._writes: dict[Table, list[Mapping[str, object]]] = {}
-        self.meanwhile: Meanwhile[object] | None = (
-            None  # a step beside the flush, one beside COMMIT
-        )
+        self.meanwhile: Meanwhile[object] | None = None  # beside the flush, then beside COMMIT
         self.seal: SealAt | None = None  # which covers the rows, once there is one
 
     @property

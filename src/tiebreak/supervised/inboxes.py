@@ -7,6 +7,10 @@ import os
 import socket
 from collections.abc import Sequence
 
+import structlog
+
+log = structlog.get_logger()
+
 
 def create(places: int) -> list[int]:
     """The numbers of the sockets of so many inboxes, two each; for processes to inherit.
@@ -45,6 +49,8 @@ class Inboxes:
                 _, numbers, _, _ = socket.recv_fds(self.mine, 1, 1)
             except BlockingIOError:
                 return [socket.socket(fileno=number) for number in taken]
+            if not numbers:
+                log.warning("connection_lost", reason="no file left for what was passed on")
             for number in numbers:
                 os.set_inheritable(number, False)
             taken += numbers
