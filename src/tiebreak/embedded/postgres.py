@@ -36,6 +36,7 @@ DURABLE: Mapping[str, str] = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
+    "default_statistics_target": "25",  # plans look keys up; 100 costs four times as much
     "jit": "off",  # compiling costs more than these short queries take
     "fsync": "on",
     "full_page_writes": "on",
