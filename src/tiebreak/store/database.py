@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+MOST_STATEMENTS = 2**62  # of one connection: another one would have all of them planned anew
 
 _CONNECTION_FAILURES: tuple[type[BaseException], ...] = (
     OSError,
@@ -121,6 +122,7 @@ class Database:
             max_size=pool_size,
             timeout=CONNECT_TIMEOUT_SECONDS,
             reset=_nothing_to_reset,
+            max_queries=MOST_STATEMENTS,
         )
         return cls(url, pool, engine_for(url, pool_size))
 
