@@ -238,6 +238,7 @@ def test_the_header_of_version_2_is_as_documented() -> None:
     bundle = make_bundle(PARTS, PAIR)
     assert bundle.startswith(MAGIC + b"\0\2\0\2" + b"ed-2026".ljust(16, b"\0"))
     assert int.from_bytes(bundle[28:36], "big") == len(bundle) - 100
+    assert payload_of(bundle).obj is bundle  # no copy: it may be large
     assert payload_of(bundle) == bundle[100:] == payload_of(BUNDLE) == BUNDLE[68:]
     assert signed_by(bundle) == ("ed-2026", "ed25519")
 

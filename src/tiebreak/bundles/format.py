@@ -70,6 +70,6 @@ def unpack(payload: bytes) -> Mapping[str, bytes]:
     return parts
 
 
-def digest_of(payload: bytes) -> str:
+def digest_of(payload: bytes | memoryview) -> str:
     """What names a bundle: SHA-256 in hex over its payload, so signing anew keeps the name."""
     return hashlib.sha256(payload).hexdigest()

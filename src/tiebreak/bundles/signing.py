@@ -161,7 +161,7 @@ def sign(payload: bytes, keys: BundleKeys) -> bytes:
 
 def verify(data: bytes, keys: BundleKeys) -> bytes:
     """The payload of a bundle that an active key has signed; a BundleRejected for each cause."""
-    payload = payload_of(data)
+    payload = bytes(payload_of(data))
     version, algorithm, key_id, _ = _fields(data)
     key = keys.named(key_id, algorithm)
     size = _SIZES[version, Algorithm(algorithm)]
@@ -178,15 +178,15 @@ def sign_anew(data: bytes, keys: BundleKeys) -> bytes:
     return sign(verify(data, keys), keys)
 
 
-def payload_of(data: bytes) -> bytes:
-    """What stands behind the header, unverified: to name a bundle, never to parse it.
+def payload_of(data: bytes) -> memoryview:
+    """What stands behind the header, unverified, no copy: to name a bundle, never to parse it.
 
     Raises BundleTruncated, BundleUnsigned and BundleFormatUnknown.
     """
     if len(data) < _SIGNED.size + min(_SIGNATURE_BYTES.values()):
         raise BundleTruncated
     version, _, _, length = _fields(data)
-    payload = data[_header_bytes(version) :]
+    payload = memoryview(data)[_header_bytes(version) :]
     if len(data) < _header_bytes(version) or length != len(payload):
         raise BundleTruncated
     return payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import structlog
 
@@ -13,6 +14,7 @@ from tiebreak.errors import Problem
 log = structlog.get_logger()
 
 EVERY_SECONDS = 15.0
+PAUSES = 0.6, 1.4
 
 
 class Upkeep:
@@ -27,7 +29,8 @@ class Upkeep:
         """Look again and again, until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(EVERY_SECONDS)
+            pause = EVERY_SECONDS * random.uniform(*PAUSES)  # noqa: S311 - not all workers at once
+            await asyncio.sleep(pause)
 
     async def look(self) -> None:
         """Look once, and log what is newly wrong."""
