@@ -127,12 +127,17 @@ class Batcher:
         for ever; and a few callers would fall into two groups, each waiting out the other's batch.
         A caller who is alone never waits, nor do tickets that come as they come.
         """
-        batch = [await self._queue.get()]
+        batch = self._waiting([await self._queue.get()])
         patience = min(self._last_seconds * PATIENCE_SHARE, MAX_PATIENCE_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while len(batch) < min(self._expected, self._batch_max):
-                    batch.append(await self._queue.get())
+        if len(batch) < self._expected:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    while len(batch) < min(self._expected, self._batch_max):
+                        batch.append(await self._queue.get())
+        return self._waiting(batch)
+
+    def _waiting(self, batch: Batch) -> Batch:
+        """The batch with all that waits and finds place in it."""
         while len(batch) < self._batch_max and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch

@@ -341,7 +341,7 @@ class Serving:
         if tickets:
             await self.finish(active, tickets)
         if len(tickets) == len(rows) < limit:
-            async with self._admission_lane.unit() as unit:
+            async with self._admission_lane.unit(waits=False) as unit:  # it bears to be lost
                 await commit.advance_decided_through(unit, workflow, decided_through)
         return len(tickets)
 
