@@ -25,7 +25,7 @@ from tiebreak.ingest.bulk import ROWS_A_MARK
 from tiebreak.ingest.simulator import simulate
 from tiebreak.ingest.tables import ROWS_AT_ONCE
 
-SMALL_ROWS, LARGE_ROWS = ROWS_AT_ONCE, 10 * ROWS_AT_ONCE
+SMALL_ROWS, LARGE_ROWS = 3 * ROWS_AT_ONCE, 20 * ROWS_AT_ONCE  # three fill what is read ahead
 GOOD_EVERY = 10  # the other rows are rejected, which takes less time
 BALLAST_ROWS, BALLAST_BYTES = 500, 8_000  # of a column that no field reads
 GROWTH_BYTES = 64 << 20
