@@ -19,7 +19,6 @@ from tiebreak.store.tables import (
     outcomes,
     ticket_keys,
     tickets,
-    workflow_clocks,
 )
 
 Row = dict[str, Any]
@@ -141,36 +140,14 @@ async def list_decisions(
 
 async def newest_as_of(db: Database, workflow: str) -> datetime | None:
     """The workflow's clock; None before its first ticket."""
-    query = select(workflow_clocks.c.last_as_of).where(workflow_clocks.c.workflow == workflow)
-    async with db.read() as conn:
-        return (await conn.execute(query)).scalar_one_or_none()
+    async with db.connection() as conn:
+        return await conn.fetchval(_CLOCK, workflow)
 
 
 async def undecided(db: Database, workflow: str, *, through: datetime, limit: int) -> list[Row]:
     """Live ticket revisions up to this `as_of` that have no decision, oldest first."""
-    is_decided = exists().where(
-        *_ticket(decision_keys, ticket_keys.c.workflow, ticket_keys.c.ticket_id),
-        decision_keys.c.revision == ticket_keys.c.revision,
-    )
-    decided_through = (
-        select(workflow_clocks.c.decided_through)
-        .where(workflow_clocks.c.workflow == workflow)
-        .scalar_subquery()
-    )
-    query = (
-        _tickets()
-        .where(
-            ticket_keys.c.workflow == workflow,
-            ticket_keys.c.origin == "live",
-            ticket_keys.c.as_of > decided_through,
-            ticket_keys.c.as_of <= through,
-            ~is_decided,
-        )
-        .order_by(ticket_keys.c.as_of)
-        .limit(limit)
-    )
-    async with db.read() as conn:
-        return await _all(conn, query)
+    async with db.connection() as conn:
+        return [dict(row) for row in await conn.fetch(_UNDECIDED, workflow, through, limit)]
 
 
 async def imported(
@@ -326,3 +303,19 @@ async def _all(conn: AsyncConnection, query: Query) -> list[Row]:
 
 
 _TICKET_KEY = ("as_of", "workflow", "ticket_id", "revision")
+
+# The looks for what was left ask these each second, where making a query anew is felt.
+_CLOCK = "SELECT last_as_of FROM workflow_clocks WHERE workflow = $1"
+
+_UNDECIDED = """
+    SELECT t.*
+    FROM ticket_keys k JOIN tickets t USING (as_of, workflow, ticket_id, revision)
+    WHERE k.workflow = $1 AND k.origin = 'live' AND k.as_of <= $2
+      AND k.as_of > (SELECT decided_through FROM workflow_clocks WHERE workflow = $1)
+      AND NOT EXISTS (
+          SELECT FROM decision_keys d
+          WHERE (d.workflow, d.ticket_id, d.revision) = (k.workflow, k.ticket_id, k.revision)
+      )
+    ORDER BY k.as_of
+    LIMIT $3
+"""
