@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from typing import Any
 import orjson
 import pytest
 from tests.databases import servers_place
+from tests.pages import are_written, write_pages
 
 from tiebreak.cli import exits
-from tiebreak.embedded import processes
+from tiebreak.embedded import postgres, processes
 
 
 @dataclass
@@ -70,14 +73,26 @@ class Tiebreak:
 COMMAND = (sys.executable, "-c", "from tiebreak.cli import main; main()")
 
 
-@pytest.fixture
-def tiebreak(tmp_path: Path) -> Generator[Tiebreak]:
-    folder = servers_place() / f"tiebreak up {os.getpid()} {tmp_path.name}"
+@contextmanager
+def at(place: Path, tmp_path: Path) -> Generator[Tiebreak]:
+    folder = place / f"tiebreak up {os.getpid()} {tmp_path.name}"
     made = Tiebreak(folder)
     yield made
     code, told = made.run("down", "--remove-data", "--yes")
     assert (code, told["removed"]) == (exits.OK, True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def tiebreak(tmp_path: Path) -> Generator[Tiebreak]:
+    with at(servers_place(), tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def tiebreak_on_disk(tmp_path: Path) -> Generator[Tiebreak]:
+    with at(Path(tempfile.gettempdir()), tmp_path) as made:
+        yield made
 
 
 def test_nothing_runs_before_up(tiebreak: Tiebreak) -> None:
@@ -188,3 +203,16 @@ def test_whatever_is_killed_or_hangs_comes_back(tiebreak: Tiebreak) -> None:
         assert after[name]["port"] == before[name]["port"]
     code, told = tiebreak.run("down")
     assert (code, told["stopped"]) == (exits.OK, ["tiebreak"])
+
+
+@pytest.mark.full
+def test_what_changes_in_tables_is_on_its_way_to_the_disk_at_once(
+    tiebreak_on_disk: Tiebreak,
+) -> None:
+    process = tiebreak_on_disk.begin()
+    made_longer = next(postgres.tables(tiebreak_on_disk.folder).iterdir()) / "made_longer"
+    write_pages(made_longer)
+    assert are_written(made_longer)
+    made_longer.unlink()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == exits.OK

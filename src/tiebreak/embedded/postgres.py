@@ -99,6 +99,11 @@ def is_initialised(data_dir: Path) -> bool:
     return (Home.of(data_dir).path / "postgres").exists()
 
 
+def tables(data_dir: Path) -> Path:
+    """Where the data folder's server has its tables, a folder for each database."""
+    return Home.of(data_dir).path / "postgres" / "base"
+
+
 def find(data_dir: Path) -> int | None:
     """The pid of the data folder's running server, or None.
 

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tiebreak.embedded import readiness
+from tiebreak.embedded import postgres, readiness
 from tiebreak.embedded.binaries import EmbeddedFailed
 from tiebreak.embedded.children import TASKS_DRAIN_SECONDS, Child, Program
 from tiebreak.embedded.processes import is_alive
@@ -30,12 +30,14 @@ from tiebreak.embedded.stack import (
     without_own_addresses,
 )
 from tiebreak.embedded.state import State, is_free, locked
+from tiebreak.embedded.writeback import Writeback
 from tiebreak.errors import Conflict, TiebreakError
 from tiebreak.settings import PLATFORM_NAMES, Settings
 from tiebreak.supervised import headcount, inboxes
 
 TICK_SECONDS = 0.1
 SERVERS_EVERY_SECONDS = 1.0
+WRITEBACK_SECONDS = 1.0
 READY_SECONDS = 240.0
 BACKLOG = 2048
 
@@ -62,6 +64,7 @@ class Supervisor:
         self._inboxes = inboxes.create(self._settings.api.worker_count)
         self._children = [Child(program) for program in self._programs()]
         self._thread = threading.Thread(target=self._supervise, name="supervisor")
+        self._writer = threading.Thread(target=self._write_back, name="writeback", daemon=True)
         self._servers_at = 0.0
         self._is_record_old = False
         self._is_begun = False
@@ -75,6 +78,8 @@ class Supervisor:
         """Begin to supervise."""
         shutil.rmtree(self._settings.data_dir / "metrics", ignore_errors=True)
         self._thread.start()
+        if self.services.postgres is not None:
+            self._writer.start()
 
     def wait_ready(self, timeout_seconds: float = READY_SECONDS) -> Readiness:
         """Wait until every worker is up and answers; what the API then says of itself.
@@ -133,6 +138,13 @@ class Supervisor:
         if self._is_record_old:
             self._write_record()
             self._is_record_old = False
+
+    def _write_back(self) -> None:
+        """In a thread of its own: to begin writing takes long where the disk is behind."""
+        writeback = Writeback.of(postgres.tables(self._settings.data_dir))
+        while writeback is not None and not self._stop.wait(WRITEBACK_SECONDS):
+            with suppress(OSError):  # what cannot be written now can be later
+                writeback.look()
 
     def _note(self, text: str) -> None:
         with suppress(OSError):  # it goes into a file on a full disk
