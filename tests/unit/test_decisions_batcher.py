@@ -46,7 +46,8 @@ async def test_those_who_were_just_answered_come_together_again() -> None:
     assert sum(sizes) == 4 * CALLERS
 
 
-async def test_callers_in_two_groups_come_together() -> None:
+@pytest.mark.parametrize("callers", [8, 48])
+async def test_callers_in_two_groups_come_together(callers: int) -> None:
     batcher, sizes = slow_batcher()
 
     async def caller(number: int) -> None:
@@ -54,23 +55,27 @@ async def test_callers_in_two_groups_come_together() -> None:
         for _ in range(6):
             await ask(batcher, str(number))
 
-    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await asyncio.gather(*(caller(number) for number in range(callers)))
     await batcher.drain()
-    assert CALLERS in sizes[2:5], sizes
-    assert sum(sizes) == 6 * CALLERS
+    assert callers in sizes[2:5], sizes
+    assert sum(sizes) == 6 * callers
 
 
-@pytest.mark.parametrize(("away_seconds", "expected"), [(0.0, [3, 2]), (1.0, [3, 1, 1])])
-async def test_nobody_waits_for_who_does_not_come_back_at_once(
-    away_seconds: float, expected: list[int]
+@pytest.mark.parametrize(
+    ("away_seconds", "expected"),
+    [((0.0, 0.0, 0.0), [3, 2]), ((1.0, 1.0, 1.0), [3, 1, 1]), ((0.0, 1.0, 1.0), [3, 1, 1])],
+)
+async def test_nobody_waits_unless_most_come_back_at_once(
+    away_seconds: tuple[float, ...], expected: list[int]
 ) -> None:
     batcher, sizes = slow_batcher()
-    await asyncio.gather(*(ask(batcher, str(number), away_seconds) for number in range(3)))
-    fourth = asyncio.create_task(ask(batcher, "4", away_seconds))
-    while not sizes[1:] and batcher.waiting:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    asked = [ask(batcher, str(number), away) for number, away in enumerate(away_seconds)]
+    first = asyncio.gather(*asked)
+    await asyncio.sleep(0.01)
+    fourth = asyncio.create_task(ask(batcher, "4", 1.0))
+    await first
     await asyncio.sleep(0.002)
-    await asyncio.gather(fourth, ask(batcher, "5", away_seconds))
+    await asyncio.gather(fourth, ask(batcher, "5", 1.0))
     await batcher.drain()
     assert sizes == expected
 

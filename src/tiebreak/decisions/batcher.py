@@ -15,7 +15,6 @@ from tiebreak.errors import Unavailable
 
 PATIENCE_SHARE = 0.25  # of the time that the last batch took
 MAX_PATIENCE_SECONDS = 0.02
-SMALL_BATCH = 16  # or less: nearly all of its cost is the same for any number of tickets
 
 
 class Overloaded(Unavailable):
@@ -115,7 +114,7 @@ class Batcher:
                     pending.fail(error)
             self._last_seconds = time.perf_counter() - begun
             returning = sum(pending.away_seconds < self._last_seconds for pending in batch)
-            self._expected = max(returning, min(returning + self.waiting, SMALL_BATCH))
+            self._expected = returning + self.waiting if 2 * returning > len(batch) else 0
             for _ in batch:
                 self._queue.task_done()
 
@@ -123,9 +122,10 @@ class Batcher:
         """All that waits; and while fewer wait than are expected, those that come soon.
 
         Who was answered with the last batch, and had come back at once before, is about to send
-        again: without patience the first of them makes a batch of its own, and batches stay small
-        for ever; and a few callers would fall into two groups, each waiting out the other's batch.
-        A caller who is alone never waits, nor do tickets that come as they come.
+        again. Where most do, they are expected beside those that wait already: without patience
+        the first of them makes a batch of its own, and batches stay small for ever; and callers
+        would fall into two groups, each waiting out the other's batch. A caller who is alone never
+        waits, nor do tickets that come as they come.
         """
         batch = self._waiting([await self._queue.get()])
         patience = min(self._last_seconds * PATIENCE_SHARE, MAX_PATIENCE_SECONDS)
