@@ -15,6 +15,7 @@ from tiebreak.embedded.writeback import Writeback
 def test_new_pages_are_written(tmp_path: Path) -> None:
     table = tmp_path / "5" / "16384"
     table.parent.mkdir()
+    (tmp_path / "a file among the folders").touch()
     writeback = Writeback.of(tmp_path)
     assert writeback is not None
     writeback.look()

@@ -54,7 +54,8 @@ class Writeback:
 
     def _read_sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        for database in os.scandir(self._folder):
+        databases = [each for each in os.scandir(self._folder) if each.is_dir()]
+        for database in databases:
             for entry in os.scandir(database):
                 with suppress(FileNotFoundError):
                     if entry.is_file(follow_symlinks=False):
